@@ -1,0 +1,46 @@
+# Each target makes what it needs; `make quickstart`, `make test` and `make check` work in a fresh clone.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup quickstart smoke test check format clean
+
+setup: $(STAMP)
+
+# Reinstalled only when what is asked for has changed. An existing $(VENV) is kept and brought up to date.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) -V); Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/accelerate launch --quiet --num_cpu_threads_per_process 1 \
+	  --config_file configs/accelerate/cpu.yaml -m pipelines.run --config configs/quickstart.yaml
+	@echo
+	@echo "table:  runs/quickstart/comparison/table.md"
+	@echo "plot:   runs/quickstart/comparison/learning_curves.png"
+
+# Every stage through its real command, at the smallest size that runs at all.
+smoke: $(STAMP)
+	.ci/smoke $(BIN)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,138 @@
+"""Batches of triples (X, q, Y), gathered by index from a table of regions.
+
+A batch is a pure function of (seed, step): which rows, how far back their context lies. Every process draws
+the same global batch and takes its own share, so any number of processes trains on the same data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ad.objectives import Triple
+from nets.embeddings import Regions
+from training.seeding import derive
+
+REGION_FIELDS = [field.name for field in fields(Regions)]
+
+
+class Table(Protocol):
+    """What is needed of `histories.triples.RegionTable`."""
+
+    columns: dict[str, np.ndarray]
+    region: np.ndarray
+    stream: np.ndarray
+    task: np.ndarray
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How triples are drawn.
+
+    Attributes:
+        history_stride: Largest s: the previous region lies 1 ... s regions back, drawn per row. Larger
+            strides make the improvement inside one sample steeper.
+        max_region: Regions of a history used as current ones, from its start; 0 uses all.
+    """
+
+    history_stride: int = 8
+    max_region: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse strides below 1."""
+        if self.history_stride < 1:
+            raise ValueError(f"history_stride is {self.history_stride}, expected at least 1")
+
+
+class TripleSource:
+    """Draws and gathers batches of triples.
+
+    Args:
+        table: Regions; the rows of one stream are consecutive, ascending.
+        sampling: Strides and regions used.
+        batch_size: Rows of the global batch of one update.
+        n_context_regions: R, previous regions per row.
+        seed: Of the drawing.
+        device: Where batches go; on a GPU the whole table is kept there.
+        rank: This process.
+        world_size: All processes.
+        accumulation_steps: Micro-batches per update.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        sampling: SamplingConfig,
+        *,
+        batch_size: int,
+        n_context_regions: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation_steps: int = 1,
+    ) -> None:
+        shares = world_size * accumulation_steps
+        if batch_size % shares:
+            raise ValueError(
+                f"batch_size {batch_size} is no multiple of {world_size} processes x "
+                f"{accumulation_steps} accumulation steps; change batch_size"
+            )
+        self.table = table
+        self.sampling = sampling
+        self.batch_size = batch_size
+        self.n_context_regions = n_context_regions
+        self.seed = seed
+        self.device = torch.device(device)
+        self.rank, self.world_size, self.accumulation_steps = rank, world_size, accumulation_steps
+        limit = sampling.max_region or int(table.region.max()) + 1
+        self.rows = np.flatnonzero(table.region < limit)
+        self._on_device: dict[str, torch.Tensor] | None = None
+        if self.device.type != "cpu":
+            self._on_device = {
+                name: torch.from_numpy(np.array(table.columns[name])).to(self.device)
+                for name in REGION_FIELDS
+            }
+
+    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows (B,) and strides (B,) of the global batch of an update."""
+        rng = np.random.default_rng(derive(self.seed, "batch", step))
+        rows = self.rows[rng.integers(len(self.rows), size=self.batch_size)]
+        strides = rng.integers(1, self.sampling.history_stride + 1, size=self.batch_size)
+        return rows, strides
+
+    def __call__(self, step: int, micro: int = 0) -> Triple:
+        """Return this process' share of micro-batch `micro` of update `step`."""
+        rows, strides = self.draw(step)
+        share = slice(
+            self.rank * self.accumulation_steps + micro, None, self.world_size * self.accumulation_steps
+        )
+        return self.gather(rows[share], strides[share])
+
+    def gather(self, rows: np.ndarray, strides: np.ndarray) -> Triple:
+        """Return the triples of current regions `rows` (B,) with contexts `strides` (B,) apart.
+
+        A stride that reaches before the history's start is shortened to it; region 0 has no context.
+        """
+        region = self.table.region[rows]
+        back = np.arange(self.n_context_regions, 0, -1) * strides[:, None]  # (B, R)
+        if self.n_context_regions == 1:
+            back = np.minimum(back, np.maximum(region[:, None], 1))
+        has_context = back <= region[:, None]
+        context_rows = np.where(has_context, rows[:, None] - back, rows[:, None])
+        return Triple(
+            self._regions(context_rows),
+            torch.from_numpy(has_context).to(self.device),
+            self._regions(rows),
+        )
+
+    def _regions(self, rows: np.ndarray) -> Regions:
+        if self._on_device is not None:
+            index = torch.from_numpy(rows).to(self.device)
+            return Regions(**{name: self._on_device[name][index] for name in REGION_FIELDS})
+        return Regions(
+            **{name: torch.from_numpy(self.table.columns[name][rows]) for name in REGION_FIELDS}
+        )

@@ -1,0 +1,212 @@
+"""In-context evaluation of any policy, and offline agreement with recorded actions and the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ad.batches import TripleSource
+from ad.objectives import Triple, masked_mean
+from ad.policy import Policy
+from ad.rollout import rollout
+from nets.actions import ActionDistribution
+from tasks.family import FamilyError, Task, TaskFamily
+from training.seeding import derive
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How policies are evaluated.
+
+    Attributes:
+        n_episodes: In-context episodes per stream.
+        n_seeds: Evaluation streams per task.
+        temperature: Of the sampled actions; 0 takes the most likely one.
+        final_episodes: Last episodes that count as the final return.
+        seed: Of environments and sampling.
+        allow_training_tasks: Evaluate on training tasks too, which is refused otherwise.
+        part: Which part of the split: test, validation or train.
+        validation_episodes: Episodes of a validation rollout while training.
+        validation_seeds: Streams per validation task.
+        n_offline: Test triples for the offline metrics.
+    """
+
+    n_episodes: int = 80
+    n_seeds: int = 16
+    temperature: float = 1.0
+    final_episodes: int = 10
+    seed: int = 0
+    allow_training_tasks: bool = False
+    part: str = "test"
+    validation_episodes: int = 40
+    validation_seeds: int = 8
+    n_offline: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be evaluated."""
+        if self.part not in ("test", "validation", "train"):
+            raise ValueError(f"part is {self.part!r}, expected test, validation or train")
+        if self.part == "train" and not self.allow_training_tasks:
+            raise ValueError(
+                "part is train, but evaluating on training tasks says nothing about unseen ones; "
+                "set evaluate.allow_training_tasks=true if that is meant"
+            )
+        if not 1 <= self.final_episodes <= self.n_episodes:
+            raise ValueError(
+                f"final_episodes is {self.final_episodes}, expected 1 ... {self.n_episodes}"
+            )
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation gave.
+
+    Attributes:
+        returns: (tasks, seeds, episodes) float32.
+        ms_per_action: Milliseconds per environment step, all streams together.
+        action_accuracy_optimal: Share of actions in the final episodes that the expert might take, or None
+            where the family has no expert.
+    """
+
+    returns: np.ndarray
+    ms_per_action: float
+    action_accuracy_optimal: float | None
+
+
+class _ExpertAgreement:
+    """Counts, over the last steps of a rollout, how often an action is one the expert might take."""
+
+    def __init__(self, family: TaskFamily, tasks: Sequence[Task], first_step: int) -> None:
+        self.family, self.tasks, self.first_step = family, tasks, first_step
+        self.rng = np.random.default_rng(0)
+        self.step, self.right, self.total = 0, 0, 0
+        self.known = True
+
+    def __call__(self, observations: np.ndarray, actions: np.ndarray) -> None:
+        self.step += 1
+        if self.step <= self.first_step or not self.known:
+            return
+        try:
+            # Ties between optimal actions are broken at random: a few draws collect them all.
+            drawn = [
+                self.family.optimal_actions(self.tasks, observations, self.rng) for _ in range(8)
+            ]
+        except FamilyError:
+            self.known = False
+            return
+        match = (np.stack(drawn) == actions).reshape(8, len(actions), -1).all(-1).any(0)
+        self.right += int(match.sum())
+        self.total += len(actions)
+
+    @property
+    def share(self) -> float | None:
+        return self.right / self.total if self.known and self.total else None
+
+
+def evaluate_policy(
+    make_policy: Callable[[Sequence[Task]], Policy],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    *,
+    n_seeds: int,
+    n_episodes: int,
+    final_episodes: int,
+    seed: int,
+) -> Evaluation:
+    """Roll a policy out on tasks x evaluation seeds at once.
+
+    Args:
+        make_policy: Builds the policy for the tasks of the streams, in their order.
+        family: Makes the environments.
+        tasks: Each is run in `n_seeds` streams.
+        n_seeds: Evaluation seeds.
+        n_episodes: In-context episodes per stream.
+        final_episodes: Over which agreement with the expert is counted.
+        seed: Of environments and sampling.
+    """
+    streams = [task for task in tasks for _ in range(n_seeds)]
+    first = (n_episodes - final_episodes) * family.episode_len
+    agreement = _ExpertAgreement(family, streams, first)
+    result = rollout(
+        make_policy(streams), family, streams, n_episodes=n_episodes, seed=seed, on_step=agreement
+    )
+    returns = result.returns.reshape(len(tasks), n_seeds, n_episodes)
+    return Evaluation(returns, result.ms_per_action, agreement.share)
+
+
+def normalized(returns: np.ndarray, random: np.ndarray, optimal: np.ndarray) -> np.ndarray:
+    """Return (R - R_random) / (R_optimal - R_random) of (tasks, ...) returns (METHOD: metrics)."""
+    shape = (-1,) + (1,) * (returns.ndim - 1)
+    span = np.maximum(optimal - random, 1e-9).reshape(shape)
+    return (returns - random.reshape(shape)) / span
+
+
+def references(family: TaskFamily, tasks: Sequence[Task]) -> tuple[np.ndarray, np.ndarray]:
+    """Return random and optimal returns (tasks,); an unknown optimum counts as random + 1."""
+    random = np.array([family.random_return(task) for task in tasks])
+    best = [family.optimal_return(task) for task in tasks]
+    optimal = np.array([r + 1.0 if b is None else b for r, b in zip(random, best, strict=True)])
+    return random, optimal
+
+
+def validation_scores(
+    make_policy: Callable[[Sequence[Task]], Policy],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    config: EvaluateConfig,
+) -> dict[str, float]:
+    """Roll out on validation tasks; `score` is the normalised return of the last quarter of episodes."""
+    n_final = max(1, config.validation_episodes // 4)
+    result = evaluate_policy(
+        make_policy,
+        family,
+        tasks,
+        n_seeds=config.validation_seeds,
+        n_episodes=config.validation_episodes,
+        final_episodes=n_final,
+        seed=derive(config.seed, "validation"),
+    )
+    scores = normalized(result.returns, *references(family, tasks))
+    return {
+        "score": float(scores[..., -n_final:].mean()),
+        "first": float(scores[..., :n_final].mean()),
+        "worst_task": float(scores[..., -n_final:].mean((1, 2)).min()),
+    }
+
+
+@torch.inference_mode()
+def offline_metrics(
+    model: Callable[[Triple], torch.Tensor],
+    actions: ActionDistribution,
+    source: TripleSource,
+    teacher: Callable[[Triple], torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """Agreement on recorded test regions.
+
+    Args:
+        model: Maps triples to action parameters (B, L, P).
+        actions: The action distribution.
+        source: Draws the triples; its first batch is used.
+        teacher: Compared by KL(teacher || model) where given.
+
+    Returns:
+        `action_accuracy_recorded`, `action_nll_recorded`, `teacher_kl` (None without a teacher).
+    """
+    batch = source(0)
+    parameters = model(batch)
+    mask = batch.query.mask
+    recorded = batch.query.actions
+    same = (actions.mode(parameters) == recorded).reshape(*mask.shape, -1).all(-1).float()
+    known = actions.spec.kind == "classes"
+    kl = None
+    if teacher is not None:
+        kl = float(masked_mean(actions.kl(teacher(batch), parameters), mask))
+    return {
+        "action_accuracy_recorded": float(masked_mean(same, mask)) if known else None,
+        "action_nll_recorded": float(masked_mean(actions.nll(parameters, recorded), mask)),
+        "teacher_kl": kl,
+    }

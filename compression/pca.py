@@ -1,0 +1,66 @@
+"""PCA of whole regions, fitted once on training regions: the linear compressor of the same m x D numbers."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from compression.compressor import Compressor, CompressorConfig, CompressorError
+
+
+class PCACompressor(Compressor):
+    """Projects a region's flattened raw features onto its first m x D principal components, whitened.
+
+    The projection is fixed; one learned linear map D -> D after it lets the decoder read it. Regions
+    shorter than the region length count as padded with zeros.
+    """
+
+    tokens = "raw"
+
+    def __init__(
+        self,
+        config: CompressorConfig,
+        *,
+        d_model: int,
+        n_heads: int,
+        region_len: int,
+        n_features: int,
+    ):
+        super().__init__(config, d_model=d_model, n_heads=n_heads, region_len=region_len)
+        width = region_len * n_features
+        self.n_components = config.n_latents * d_model
+        if self.n_components > width:
+            raise CompressorError(
+                f"pca to compressor.n_latents {config.n_latents} x model.d_model {d_model} numbers needs "
+                f"at least as many raw features, but a region has {width}; lower compressor.n_latents."
+            )
+        self.mean: Tensor
+        self.components: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("components", torch.zeros(self.n_components, width))
+        self.read = nn.Linear(d_model, d_model)
+        self.positions = nn.Parameter(torch.randn(config.n_latents, d_model) * d_model**-0.5)
+
+    def fit(self, tokens: Tensor, mask: Tensor) -> None:
+        """Fit the projection on raw features (N, T, F) of training regions, N >= m x D.
+
+        Raises:
+            CompressorError: If there are fewer regions than components.
+        """
+        flat = (tokens * mask[..., None]).flatten(1).cpu().numpy()
+        if len(flat) < self.n_components:
+            raise CompressorError(
+                f"pca needs at least {self.n_components} training regions, one per component, but got "
+                f"{len(flat)}; collect more histories or lower compressor.n_latents."
+            )
+        pca = PCA(self.n_components, svd_solver="randomized", random_state=0).fit(flat)
+        scale = 1.0 / (pca.explained_variance_.clip(1e-6) ** 0.5)
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.components.copy_(torch.from_numpy(pca.components_ * scale[:, None]))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Map raw features (B, T, F) to latents (B, M, D)."""
+        flat = (tokens * mask[..., None]).flatten(1) - self.mean
+        codes = (flat @ self.components.T).view(len(tokens), self.n_latents, self.d_model)
+        return self.read(codes) + self.positions

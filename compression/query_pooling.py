@@ -1,0 +1,69 @@
+"""The default compressor: a transformer encoder, and learned latent queries that pool its hidden states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compression.compressor import Compressor, CompressorConfig
+from nets.positions import sinusoids, spread
+from nets.transformer import Transformer
+
+
+class Encoder(nn.Module):
+    """Pre-norm transformer encoder over a region's tokens, with learned positions.
+
+    Args:
+        config: Layers, dropout, causality.
+        d_model: Width D.
+        n_heads: Heads.
+        region_len: Longest region.
+    """
+
+    def __init__(self, config: CompressorConfig, d_model: int, n_heads: int, region_len: int):
+        super().__init__()
+        self.causal = config.causal
+        self.positions = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
+        self.layers = Transformer(d_model, n_heads, config.n_layers, dropout=config.dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to hidden states (B, T, D)."""
+        x = tokens + self.positions[: tokens.shape[1]]
+        if self.causal:
+            return self.layers(x, is_causal=True)  # padding trails, so causal steps never see it
+        return self.layers(x, mask=None if bool(mask.all()) else mask)
+
+
+class QueryPooling(Compressor):
+    """z_j = Attention(q_j, H, H): m learned latent queries attend to the encoder's hidden states H.
+
+    Latents are normalised, then marked with the position of the part of the region they stand for.
+    """
+
+    learns = True
+
+    def __init__(self, config: CompressorConfig, *, d_model: int, n_heads: int, region_len: int):
+        super().__init__(config, d_model=d_model, n_heads=n_heads, region_len=region_len)
+        self.encoder = Encoder(config, d_model, n_heads, region_len)
+        self.latent_queries = nn.Parameter(torch.randn(config.n_latents, d_model) * 0.02)
+        self.pooling = Transformer(
+            d_model,
+            n_heads,
+            config.n_pooling_layers,
+            dropout=config.dropout,
+            self_attention=False,
+            cross_attention=True,
+        )
+        positions = sinusoids(spread(config.n_latents, region_len), d_model)
+        self.latent_positions = nn.Parameter(positions * 0.1)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to latents (B, M, D)."""
+        hidden = self.encoder(tokens, mask)
+        queries = self.latent_queries + self.latent_positions
+        pooled = self.pooling(
+            queries.expand(len(tokens), -1, -1),
+            memory=self.pooling.project_memory(hidden),
+            memory_mask=None if bool(mask.all()) else mask,
+        )
+        return pooled + self.latent_positions

@@ -1,0 +1,1 @@
+"""Learning histories: schema, HDF5 store, regions and markers, tables."""

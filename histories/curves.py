@@ -1,0 +1,156 @@
+"""Learning curves of collected histories: return per region, and those that went wrong."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from histories.regions import MARKER_END
+from histories.store import HistoriesReader, atomic_path, open_histories
+from tasks.splits import SplitError
+
+CURVES_NAME = "learning_curves.csv"
+CURVE_COLUMNS = ("task", "split", "style", "source_seed", "region", "mean_return")
+COLLAPSED_BELOW = 0.7  # of the peak
+FLAT_BELOW = 0.2  # of the way from random to optimal
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One learning curve.
+
+    Attributes:
+        task: Index.
+        task_name: For messages.
+        split: Part the task belongs to, empty where none.
+        style: Who acted.
+        source_seed: Of the source algorithm.
+        returns: `(regions,)` mean undiscounted return of the episodes that finished in a region,
+            NaN where none did.
+        random_return: Reference.
+        optimal_return: Reference, None where unknown.
+    """
+
+    task: int
+    task_name: str
+    split: str
+    style: str
+    source_seed: int
+    returns: np.ndarray
+    random_return: float
+    optimal_return: float | None
+
+
+def region_returns(rewards: np.ndarray, ended: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """Mean undiscounted return of the episodes that finished in each region.
+
+    Args:
+        rewards: `(S, T)`.
+        ended: `(S, T)` bool.
+        markers: `(S, T)` compress markers.
+
+    Returns:
+        `(regions,)` float64, NaN where no episode finished.
+    """
+    is_end = markers == MARKER_END
+    region = np.cumsum(is_end, axis=1) - is_end  # (S, T), ends belong to the region they close
+    stream, time = np.nonzero(ended)  # ordered by stream, then time
+    total = np.cumsum(rewards, axis=1, dtype=np.float64)[stream, time]
+    same_stream = np.append(False, stream[1:] == stream[:-1]) if len(stream) else np.zeros(0, bool)
+    previous = np.where(same_stream, np.append(0.0, total[:-1]), 0.0) if len(stream) else total
+    finished_in = region[stream, time]
+    n_regions = int(region.max()) + 1
+    sums = np.bincount(finished_in, total - previous, n_regions)
+    counts = np.bincount(finished_in, minlength=n_regions)
+    return np.divide(sums, counts, out=np.full(n_regions, np.nan), where=counts > 0)
+
+
+def learning_curves(reader: HistoriesReader) -> Iterator[Curve]:
+    """One curve per task, style and source seed of an open histories file."""
+    for index in reader.task_indices():
+        arrays = reader.arrays(index)
+        ended = arrays["terminated"] | arrays["truncated"]
+        try:
+            part = reader.split.part_of(index)
+        except SplitError:
+            part = ""
+        labels = zip(arrays["style"].tolist(), arrays["source_seed"].tolist(), strict=True)
+        for style, seed in dict.fromkeys(labels):
+            rows = (arrays["style"] == style) & (arrays["source_seed"] == seed)
+            returns = region_returns(
+                arrays["rewards"][rows], ended[rows], arrays["compress_markers"][rows]
+            )
+            name = reader.task(index).name
+            yield Curve(index, name, part, style, seed, returns, *reader.references(index))
+
+
+def curve_warning(curve: Curve) -> str | None:
+    """One line if a curve collapsed or stayed flat, else None.
+
+    Collapsed: the last region's return is below 0.7 of the peak. Flat: no region lies above
+    random + 0.2 (optimal - random). Uniformly random histories are never judged.
+    """
+    finished = curve.returns[~np.isnan(curve.returns)]
+    if curve.style == "random" or len(finished) == 0:
+        return None
+    label = f"task {curve.task} {curve.task_name}, {curve.style}, seed {curve.source_seed}"
+    peak, final = float(finished.max()), float(finished[-1])
+    if curve.optimal_return is not None:
+        span = curve.optimal_return - curve.random_return
+        if peak < curve.random_return + FLAT_BELOW * span:
+            return (
+                f"flat: {label}: never above {peak:.2f}, random {curve.random_return:.2f}, "
+                f"optimal {curve.optimal_return:.2f}"
+            )
+    if final < COLLAPSED_BELOW * peak:
+        return f"collapsed: {label}: ended at {final:.2f} after a peak of {peak:.2f}"
+    return None
+
+
+def write_learning_curves(histories_path: Path, csv_path: Path) -> list[str]:
+    """Write `csv_path` with the columns CURVE_COLUMNS; returns the warnings.
+
+    Raises:
+        HistoryFileError: The histories cannot be read.
+    """
+    warnings = []
+    with (
+        open_histories(histories_path) as reader,
+        atomic_path(csv_path) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(CURVE_COLUMNS)
+        for curve in learning_curves(reader):
+            labels = (curve.task, curve.split, curve.style, curve.source_seed)
+            for region, mean_return in enumerate(curve.returns):
+                value = "" if np.isnan(mean_return) else f"{mean_return:.6g}"
+                writer.writerow([*labels, region, value])
+            warning = curve_warning(curve)
+            if warning:
+                warnings.append(warning)
+    return warnings
+
+
+def curve_table(histories_path: Path) -> Table:
+    """Per-task table of learning curves: return at a quarter, half, three quarters and the end.
+
+    Raises:
+        HistoryFileError: The histories cannot be read.
+    """
+    table = Table(title="learning curves: mean return of the episodes of a region")
+    for heading in ("task", "split", "style", "seed", "25 %", "50 %", "75 %", "end", "optimal"):
+        table.add_column(heading, justify="left" if heading in ("task", "style") else "right")
+    table.add_column("")
+    with open_histories(histories_path) as reader:
+        for curve in learning_curves(reader):
+            ends = [max(0, len(curve.returns) * part // 4 - 1) for part in (1, 2, 3, 4)]
+            best = "–" if curve.optimal_return is None else f"{curve.optimal_return:.1f}"
+            note = (curve_warning(curve) or "").partition(":")[0]
+            values = [f"{curve.returns[end]:.2f}" for end in ends]
+            labels = [curve.task_name, curve.split, curve.style, str(curve.source_seed)]
+            table.add_row(*labels, *values, best, note)
+    return table

@@ -1,0 +1,272 @@
+"""Histories on disk: part files written at once, assembled into one HDF5 file, read back.
+
+One group per task, `tasks/<index:05d>`, holds the fields of schema.FIELDS as `(streams, T, ...)`,
+streams of all styles and seeds one after the other, plus `style` and `source_seed` per stream.
+Every file is written under a temporary name and renamed, so that a file that exists is whole.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+
+from histories.schema import FIELDS, SCHEMA_VERSION, History, space_from_spec, space_spec
+from tasks.errors import UserError
+from tasks.family import Task
+from tasks.splits import Split
+
+FORMAT = "cad-histories"
+PART_FORMAT = "cad-history-part"
+
+
+class HistoryFileError(UserError):
+    """A history file is missing, damaged, foreign, of another version or of other settings."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it at the end, removed after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_part(path: Path, history: History, fingerprint: str) -> None:
+    """Write one history to its part file.
+
+    Args:
+        path: Of the part.
+        history: To write.
+        fingerprint: Of the settings that made it, checked by `read_part`.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = PART_FORMAT
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        file.attrs["fingerprint"] = fingerprint
+        file.attrs["style"] = history.style
+        file.attrs["source_seed"] = history.source_seed
+        file.attrs["settings"] = json.dumps(history.settings)
+        for name in FIELDS:
+            file.create_dataset(name, data=getattr(history, name), compression="lzf", shuffle=True)
+
+
+def part_fingerprint(path: Path) -> str | None:
+    """The fingerprint a part was written with, None where the part is missing or damaged.
+
+    Raises:
+        HistoryFileError: It is of another schema version.
+    """
+    if not path.exists():
+        return None
+    try:
+        with _opened(path, PART_FORMAT) as file:
+            return str(file.attrs["fingerprint"])
+    except DamagedFileError:
+        return None
+
+
+def read_part(path: Path) -> History:
+    """Read a part file; raises HistoryFileError."""
+    with _opened(path, PART_FORMAT) as file, _readable(path):
+        return History(
+            **{name: file[name][()] for name in FIELDS},  # pyright: ignore
+            style=str(file.attrs["style"]),
+            source_seed=int(file.attrs["source_seed"]),  # pyright: ignore
+            settings=json.loads(str(file.attrs["settings"])),
+        )
+
+
+def assemble(
+    path: Path,
+    parts: Mapping[int, Sequence[Path]],
+    tasks: Sequence[Task],
+    *,
+    family_name: str,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    split: Split,
+    settings: Mapping[str, Any],
+    references: Mapping[int, tuple[float, float | None]],
+) -> None:
+    """Join part files into one histories file, atomically.
+
+    Args:
+        path: Of the file to write.
+        parts: Part files of each task index, in the order of its streams.
+        tasks: All tasks of the family.
+        family_name: Written to the root.
+        observation_space: Written to the root, as JSON.
+        action_space: Likewise.
+        split: Likewise.
+        settings: Of the collection, JSON values; `marker_rule` and `region_len` among them.
+        references: Random and optimal return of each task index.
+
+    Raises:
+        HistoryFileError: A part cannot be read.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        file.attrs["family"] = family_name
+        file.attrs["observation_space"] = json.dumps(space_spec(observation_space))
+        file.attrs["action_space"] = json.dumps(space_spec(action_space))
+        file.attrs["split"] = split.to_json()
+        file.attrs["settings"] = json.dumps(dict(settings))
+        for index in sorted(parts):
+            group = file.create_group(f"tasks/{index:05d}")
+            _write_task(group, [read_part(part) for part in parts[index]])
+            random, optimal = references[index]
+            group.attrs["name"] = tasks[index].name
+            group.attrs["params"] = tasks[index].key()
+            group.attrs["random_return"] = random
+            group.attrs["optimal_return"] = np.nan if optimal is None else optimal
+
+
+def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
+    for name in FIELDS:
+        data = np.concatenate([getattr(history, name) for history in histories])
+        group.create_dataset(name, data=data, compression="lzf", shuffle=True)
+    styles = [history.style for history in histories for _ in range(history.n_streams)]
+    seeds = [history.source_seed for history in histories for _ in range(history.n_streams)]
+    group.create_dataset("style", data=np.array(styles, dtype=h5py.string_dtype()))
+    group.create_dataset("source_seed", data=np.array(seeds, dtype=np.int64))
+    sources = [
+        {"style": history.style, "source_seed": history.source_seed, **history.settings}
+        for history in histories
+    ]
+    group.attrs["sources"] = json.dumps(sources)
+
+
+class HistoriesReader:
+    """An open histories file.
+
+    Attributes:
+        path: Of the file.
+        family_name: As collected.
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        split: Stored with the histories.
+        settings: Of the collection.
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        """See `open_histories`."""
+        self.path, self._file = path, file
+        try:
+            self.family_name = str(file.attrs["family"])
+            self.observation_space = space_from_spec(_json(file, "observation_space"))
+            self.action_space = space_from_spec(_json(file, "action_space"))
+            self.split = Split.from_json(str(file.attrs["split"]))
+            self.settings: dict[str, Any] = _json(file, "settings")
+            tasks: Any = file["tasks"]
+            self._tasks = {int(name): tasks[name] for name in tasks}
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise DamagedFileError(_damaged(path)) from error
+
+    def task_indices(self) -> list[int]:
+        """Indices of the tasks in the file, ascending."""
+        return sorted(self._tasks)
+
+    def task(self, index: int) -> Task:
+        """The task as it was collected; raises HistoryFileError for an unknown index."""
+        group = self._group(index)
+        params = json.loads(str(group.attrs["params"]))
+        return Task(index, str(group.attrs["name"]), params)
+
+    def references(self, index: int) -> tuple[float, float | None]:
+        """Random and optimal return of a task, the latter None where unknown."""
+        attributes = self._group(index).attrs
+        random, optimal = float(attributes["random_return"]), float(attributes["optimal_return"])
+        return random, None if np.isnan(optimal) else optimal
+
+    def arrays(self, index: int) -> dict[str, np.ndarray]:
+        """All fields `(streams, T, ...)` of a task, with `style` and `source_seed` `(streams,)`.
+
+        Raises:
+            HistoryFileError: The index is unknown or the data are damaged.
+        """
+        group = self._group(index)
+        with _readable(self.path):
+            arrays = {name: group[name][()] for name in (*FIELDS, "source_seed")}
+            arrays["style"] = group["style"].asstr()[()].astype(str)
+        return arrays
+
+    def _group(self, index: int) -> Any:
+        if index not in self._tasks:
+            raise HistoryFileError(
+                f"{self.path} holds no task {index}; it was collected without it"
+            )
+        return self._tasks[index]
+
+
+@contextmanager
+def open_histories(path: str | Path) -> Iterator[HistoriesReader]:
+    """Open a histories file for reading.
+
+    Raises:
+        HistoryFileError: The file is missing, damaged, no histories file, or of another schema
+            version; the message names the file and what to do.
+    """
+    path = Path(path)
+    with _opened(path, FORMAT) as file:
+        yield HistoriesReader(path, file)
+
+
+class DamagedFileError(HistoryFileError):
+    """A history file is truncated or otherwise unreadable."""
+
+
+@contextmanager
+def _opened(path: Path, file_format: str) -> Iterator[h5py.File]:
+    if not path.is_file():
+        raise HistoryFileError(f"{path} does not exist; run the collect stage first")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if h5py.is_hdf5(path):
+            raise DamagedFileError(_damaged(path)) from error
+        if path.stat().st_size == 0:
+            raise DamagedFileError(f"{path} is empty; delete it and collect again") from error
+        raise HistoryFileError(
+            f"{path} is no HDF5 file, so no histories; name the histories.h5 of a collect stage"
+        ) from error
+    with file:
+        found = file.attrs.get("format")
+        if found != file_format:
+            raise HistoryFileError(
+                f"{path} is an HDF5 file but not of format {file_format!r} (found {found!r}); "
+                "name the histories.h5 of a collect stage"
+            )
+        version = int(file.attrs.get("schema_version", 0))
+        if version != SCHEMA_VERSION:
+            remedy = "update this code" if version > SCHEMA_VERSION else "collect again"
+            raise HistoryFileError(
+                f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; {remedy}"
+            )
+        yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError) as error:
+        raise DamagedFileError(_damaged(path)) from error
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged or was cut short; delete it and collect again"
+
+
+def _json(file: h5py.File, name: str) -> Any:
+    return json.loads(str(file.attrs[name]))

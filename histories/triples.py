@@ -1,0 +1,305 @@
+"""Regions as rows of an Arrow table, one table per split part, memory-mapped.
+
+A row is one region of one stream, padded to `region_len`. A triple (context, query, target) is two
+rows of one stream, so nothing is stored twice: `(row - s, row)` for a stride of s regions.
+Reading the tables is in table.py.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histories.regions import MarkerRule, markers_for, region_bounds
+from histories.schema import field_dtypes, field_shapes, space_spec
+from histories.store import HistoriesReader, open_histories
+from histories.table import (
+    FORMAT_VERSION,
+    META_NAME,
+    REGION_FIELDS,
+    TABLE_NAME,
+    RegionTable,
+    TriplesError,
+    load_tables,
+    read_meta,
+)
+from tasks.family import Task
+from tasks.splits import SPLIT_PARTS, Split, SplitError, check_disjoint, identity_of
+
+__all__ = ["RegionTable", "TriplesError", "TriplesSummary", "build_triples", "load_tables"]
+
+
+@dataclass(frozen=True)
+class TriplesSummary:
+    """What a call of `build_triples` left behind.
+
+    Attributes:
+        out_dir: Holds `train`, `validation` and `test`.
+        n_rows: Rows of each part.
+        built: False where the tables were already there.
+    """
+
+    out_dir: Path
+    n_rows: dict[str, int]
+    built: bool
+
+
+def build_triples(
+    histories_path: str | Path,
+    out_dir: str | Path,
+    *,
+    split: Split | None = None,
+    region_len: int | None = None,
+    rule: MarkerRule | None = None,
+    styles: Sequence[str] | None = None,
+) -> TriplesSummary:
+    """Write the region tables of the three parts of a split.
+
+    Args:
+        histories_path: A `histories.h5`.
+        out_dir: For the three tables; each is written beside its place and renamed.
+        split: None for the split stored with the histories.
+        region_len: Transitions in a row, L. None for that of the rule, or for the longest region
+            where the rule counts episodes. Without a rule, another length than the recorded one
+            divides the histories anew, every `region_len` steps.
+        rule: None for the recorded markers, else divides the histories anew.
+        styles: Only histories of these styles; None for all.
+
+    Returns:
+        A summary; tables made before from equal inputs are left as they are.
+
+    Raises:
+        TriplesError: The split does not belong to the histories, two parts share a task, a region
+            is longer than `region_len`, or a part would be empty of wanted styles.
+        HistoryFileError: The histories cannot be read.
+    """
+    out_dir = Path(out_dir)
+    with open_histories(histories_path) as reader:
+        split = split or reader.split
+        _check_split(reader, split)
+        rule, region_len = _resolve(reader.settings, rule, region_len)
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "family": reader.family_name,
+            "observation_space": space_spec(reader.observation_space),
+            "action_space": space_spec(reader.action_space),
+            "split": split.to_json(),
+            "split_identity": split.identity,
+            "rule": asdict(rule) if rule else None,
+            "region_len": region_len,
+            "styles": None if styles is None else list(styles),
+            "histories_sha256": _sha256(Path(histories_path)),
+        }
+        meta["build_key"] = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+        present = _present(out_dir, meta["build_key"])
+        if present is not None:
+            return TriplesSummary(out_dir, present, built=False)
+        regions = {
+            part: _find_regions(reader, getattr(split, part), rule, styles) for part in SPLIT_PARTS
+        }
+        if region_len is None:
+            region_len = max(int(part["length"].max(initial=1)) for part in regions.values())
+        for part in SPLIT_PARTS:
+            _build_part(reader, regions[part], region_len, out_dir / part, {**meta, "part": part})
+    n_rows = {part: len(regions[part]["task"]) for part in SPLIT_PARTS}
+    return TriplesSummary(out_dir, n_rows, built=True)
+
+
+def _check_split(reader: HistoriesReader, split: Split) -> None:
+    known = set(reader.task_indices())
+    wanted = [index for part in SPLIT_PARTS for index in getattr(split, part)]
+    missing = [index for index in wanted if index not in known]
+    if missing:
+        raise TriplesError(
+            f"{reader.path} lacks task {missing[0]} of split {split.name!r}; "
+            "collect again with that split"
+        )
+    tasks: list[Task] = [
+        reader.task(index) if index in known else Task(index, "", {"absent": index})
+        for index in range(max(known) + 1)
+    ]
+    try:
+        check_disjoint(tasks, split)
+    except SplitError as error:
+        raise TriplesError(str(error)) from error
+    found = identity_of(tasks, split.train, split.validation, split.test)
+    if found != split.identity:
+        raise TriplesError(
+            f"split {split.name!r} ({split.identity[:12]}) was drawn over other tasks than those "
+            f"of {reader.path} ({found[:12]}); draw it over the family of that file"
+        )
+
+
+def _resolve(
+    settings: Mapping[str, Any], rule: MarkerRule | None, region_len: int | None
+) -> tuple[MarkerRule | None, int | None]:
+    """The rule to divide by, None for the recorded markers, and the row length if known."""
+    if rule is not None:
+        fixed = rule.name != "episode"
+        return rule, region_len or (rule.region_len if fixed else None)
+    recorded = settings["region_len"] if settings["marker_rule"] != "episode" else None
+    if region_len is None or recorded is None or region_len == recorded:
+        return None, region_len or recorded
+    return MarkerRule("fixed", region_len), region_len
+
+
+def _find_regions(
+    reader: HistoriesReader,
+    indices: Sequence[int],
+    rule: MarkerRule | None,
+    styles: Sequence[str] | None,
+) -> dict[str, np.ndarray]:
+    """Columns task, stream, region, start, length, style, source_seed of every region."""
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("task", "stream", "region", "start", "length")
+    }
+    labels: dict[str, list[np.ndarray]] = {"style": [], "source_seed": []}
+    for index in indices:
+        arrays = reader.arrays(index)
+        markers = arrays["compress_markers"]
+        if rule is not None:
+            ended = arrays["terminated"] | arrays["truncated"]
+            markers = markers_for(rule.name, ended, rule.region_len, rule.episodes_per_region)
+        for stream in range(len(markers)):
+            if styles is not None and arrays["style"][stream] not in styles:
+                continue
+            starts, lengths = region_bounds(markers[stream])
+            n_regions = len(starts)
+            values = (index, stream, np.arange(n_regions), starts, lengths)
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(np.broadcast_to(value, n_regions))
+            for name in labels:
+                labels[name].append(np.repeat(arrays[name][stream], n_regions))
+    if indices and not columns["task"]:
+        raise TriplesError(f"{reader.path} holds no history of styles {list(styles or ())}")
+    joined = {
+        name: np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int64)
+        for name, parts in columns.items()
+    }
+    joined["style"] = np.concatenate([*labels["style"], np.zeros(0, "U1")])
+    joined["source_seed"] = np.concatenate([*labels["source_seed"], np.zeros(0, np.int64)])
+    return joined
+
+
+def _build_part(
+    reader: HistoriesReader,
+    regions: Mapping[str, np.ndarray],
+    region_len: int,
+    directory: Path,
+    meta: dict[str, Any],
+) -> None:
+    longest = int(regions["length"].max(initial=0))
+    if longest > region_len:
+        raise TriplesError(
+            f"{reader.path} has a region of {longest} transitions, rows hold {region_len}; "
+            f"give region_len={longest} or more"
+        )
+    style_names, style_codes = np.unique(regions["style"], return_inverse=True)
+    columns = _region_columns(reader, regions, region_len)
+    columns["task"] = regions["task"].astype(np.int32)
+    columns["stream"] = regions["stream"].astype(np.int32)
+    columns["region"] = regions["region"].astype(np.int32)
+    columns["style"] = style_codes.astype(np.int8)
+    columns["source_seed"] = regions["source_seed"]
+    tasks = [reader.task(int(index)) for index in np.unique(regions["task"])]
+    meta = {
+        **meta,
+        "region_len": region_len,
+        "style_names": style_names.tolist(),
+        "n_rows": len(regions["task"]),
+        "shapes": {name: columns[name].shape[1:] for name in REGION_FIELDS},
+        "dtypes": {name: columns[name].dtype.name for name in REGION_FIELDS},
+        "tasks": [
+            {"index": task.index, "name": task.name, "params": task.params} for task in tasks
+        ],
+    }
+    with _atomic_directory(directory) as temporary:
+        _write_arrow(temporary / TABLE_NAME, columns)
+        (temporary / META_NAME).write_text(json.dumps(meta, indent=1))
+
+
+def _region_columns(
+    reader: HistoriesReader, regions: Mapping[str, np.ndarray], region_len: int
+) -> dict[str, np.ndarray]:
+    """Region fields `(N, L, ...)`, zero and mask False beyond a region's length."""
+    spaces = (reader.observation_space, reader.action_space)
+    dtypes, shapes = field_dtypes(*spaces), field_shapes(*spaces)
+    n_rows = len(regions["task"])
+    columns = {
+        name: np.zeros((n_rows, region_len, *shapes[name]), dtypes[name])
+        for name in REGION_FIELDS
+        if name != "mask"
+    }
+    offsets = np.arange(region_len)
+    columns["mask"] = offsets < regions["length"][:, None]  # (N, L)
+    for index in np.unique(regions["task"]):
+        rows = np.flatnonzero(regions["task"] == index)
+        arrays = reader.arrays(int(index))
+        mask = columns["mask"][rows]  # (n, L)
+        times = np.where(mask, regions["start"][rows, None] + offsets, 0)
+        streams = regions["stream"][rows, None]
+        for name, column in columns.items():
+            if name != "mask":
+                values = arrays[name][streams, times]  # (n, L, ...)
+                values[~mask] = 0
+                column[rows] = values
+    return columns
+
+
+def _write_arrow(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """One record batch of fixed-size lists, so that a column can be viewed without a copy."""
+    import pyarrow as pa
+    from datasets.arrow_writer import ArrowWriter
+
+    arrays = {}
+    for name, column in columns.items():
+        flat = column.view(np.uint8) if column.dtype == bool else column
+        values = pa.array(np.ascontiguousarray(flat).reshape(-1))
+        if column.ndim > 1:
+            values = pa.FixedSizeListArray.from_arrays(values, int(np.prod(column.shape[1:])))
+        arrays[name] = values
+    table = pa.table(arrays)
+    with ArrowWriter(path=str(path), schema=table.schema) as writer:
+        writer.write_table(table, writer_batch_size=max(1, len(table)))
+        writer.finalize()
+
+
+@contextmanager
+def _atomic_directory(directory: Path):
+    """A temporary directory beside `directory`, moved to its place at the end."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _present(out_dir: Path, build_key: str) -> dict[str, int] | None:
+    """Rows of each part if all three were built with this key."""
+    n_rows = {}
+    for part in SPLIT_PARTS:
+        try:
+            meta = read_meta(out_dir / part)
+        except TriplesError:
+            return None
+        if meta["build_key"] != build_key or not (out_dir / part / TABLE_NAME).is_file():
+            return None
+        n_rows[part] = meta["n_rows"]
+    return n_rows
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

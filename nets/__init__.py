@@ -1,0 +1,1 @@
+"""Building blocks: attention, transformer layers, positions, embeddings by gymnasium space."""

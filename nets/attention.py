@@ -1,0 +1,133 @@
+"""Multi-head attention over `F.scaled_dot_product_attention`, with preallocated key/value caches.
+
+Self- and cross-attention and the cache used while acting live here; blocks and stacks are in
+`nets.transformer`. Shapes: B batch, T steps, M latents, D width, H heads, K = D / H head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the steps seen so far, in buffers of the full length.
+
+    Attributes:
+        keys: (B, H, T_max, K).
+        values: (B, H, T_max, K).
+        length: Number of steps already written.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, T, K) new keys and values; return views of everything written so far."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def rewind(self, length: int = 0) -> None:
+        """Forget everything after the first `length` steps, keeping the buffers."""
+        self.length = length
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held by both buffers."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, causal, bidirectional or against a cache.
+
+    Args:
+        d_model: Width D.
+        n_heads: Heads H; must divide D.
+    """
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def new_cache(self, batch: int, length: int) -> KeyValueCache:
+        """Return an empty cache for `batch` sequences of at most `length` steps."""
+        weight = self.out.weight
+        shape = (batch, self.n_heads, length, weight.shape[0] // self.n_heads)
+        return KeyValueCache(weight.new_zeros(shape), weight.new_zeros(shape))
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        is_causal: bool = False,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Attend within `x`.
+
+        Args:
+            x: (B, T, D).
+            is_causal: Step t sees steps <= t.
+            mask: (B, T) bool keys to attend to, True = attend. Not together with `is_causal`.
+            cache: With a cache, `x` holds only the steps after those in it. A non-empty cache takes
+                one new step at a time.
+
+        Returns:
+            (B, T, D).
+        """
+        batch, steps, width = x.shape
+        qkv = self.qkv(x).view(batch, steps, 3, self.n_heads, width // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, K)
+        if cache is not None:
+            k, v = cache.append(k, v)
+            is_causal = is_causal and k.shape[2] == steps > 1
+        attend = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=is_causal)
+        return self.out(mixed.transpose(1, 2).reshape(batch, steps, width))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from steps to a separate memory, whose projection can be kept.
+
+    Args:
+        d_model: Width D of steps and memory.
+        n_heads: Heads H; must divide D.
+    """
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.q = nn.Linear(d_model, d_model)
+        self.kv = nn.Linear(d_model, 2 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (B, H, M, K) of a memory (B, M, D)."""
+        batch, length, width = memory.shape
+        kv = self.kv(memory).view(batch, length, 2, self.n_heads, width // self.n_heads)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        return k, v
+
+    def forward(
+        self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend from `x` (B, T, D) to projected `memory`; `mask` (B, M) bool, True = attend.
+
+        Returns:
+            (B, T, D).
+        """
+        batch, steps, width = x.shape
+        q = self.q(x).view(batch, steps, self.n_heads, -1).transpose(1, 2)  # (B, H, T, K)
+        attend = None if mask is None else mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, memory[0], memory[1], attn_mask=attend)
+        return self.out(mixed.transpose(1, 2).reshape(batch, steps, width))

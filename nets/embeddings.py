@@ -1,0 +1,231 @@
+"""Tokens from raw transitions: one encoder per field, summed into a token.
+
+Two tokenisations (one token a step in both): `TransitionEncoder` for completed transitions
+(s, a, r, s', flags), what a compressor reads; `StepEncoder` for acting steps (s_t, a_{t-1}, r_{t-1},
+episode start), at which a_t is predicted. Shapes: B batch, T steps, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nets.spaces import FieldSpec
+
+
+@dataclass
+class Regions:
+    """Raw fields of a batch of regions.
+
+    Attributes:
+        observations: (B, T, ...) s.
+        actions: (B, T, ...) a.
+        rewards: (B, T) float r.
+        next_observations: (B, T, ...) s', the true terminal one at an episode's end.
+        terminated: (B, T) bool.
+        truncated: (B, T) bool.
+        mask: (B, T) bool, True where there is a transition.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    mask: Tensor
+
+    def map(self, function) -> Regions:
+        """Return regions with `function` applied to every field."""
+        return Regions(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Regions:
+        """Return the regions on a device."""
+        return self.map(lambda field: field.to(device))
+
+    @property
+    def ended(self) -> Tensor:
+        """(B, T) bool, True on the last transition of an episode."""
+        return self.terminated | self.truncated
+
+
+class FieldEncoder(nn.Module):
+    """Encoder of one raw field into (B, T, D).
+
+    Classes: one embedding per axis, summed (never one per joint cell: coordinates must generalise).
+    Vectors: scaled to [-1, 1] where bounded, then linear. Images: a small CNN.
+
+    Args:
+        spec: The field.
+        d_model: Width D.
+
+    """
+
+    def __init__(self, spec: FieldSpec, d_model: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.offsets: Tensor
+        if spec.kind == "classes":
+            starts = [sum(spec.n_classes[:i]) for i in range(len(spec.n_classes))]
+            self.register_buffer("offsets", torch.tensor(starts))
+            self.table = nn.Embedding(sum(spec.n_classes), d_model)
+            nn.init.normal_(self.table.weight, std=d_model**-0.5)
+        elif spec.kind == "vector":
+            low = torch.tensor(spec.low) if spec.low else torch.full(spec.shape, -1.0)
+            high = torch.tensor(spec.high) if spec.high else torch.full(spec.shape, 1.0)
+            self.register_buffer("centre", (low + high) / 2)
+            self.register_buffer("scale", ((high - low) / 2).clamp_min(1e-6))
+            self.linear = nn.Linear(spec.shape[0], d_model)
+        else:
+            self.cnn = nn.Sequential(
+                nn.Conv2d(spec.shape[2], 16, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
+                nn.Linear(32 * 16, d_model),
+            )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Encode (B, T, *shape) raw values to (B, T, D)."""
+        if self.spec.kind == "classes":
+            if not self.spec.shape:
+                return self.table(values.long())
+            return self.table(values.long() + self.offsets).sum(-2)
+        if self.spec.kind == "vector":
+            return self.linear((values.float() - self.centre) / self.scale)
+        batch, steps = values.shape[:2]
+        images = values.flatten(0, 1).movedim(-1, 1).float() / 255.0  # (B*T, C, H, W)
+        return self.cnn(images).view(batch, steps, -1)
+
+
+class TransitionEncoder(nn.Module):
+    """One token per completed transition: the sum of s, a, r, s' and flag encodings.
+
+    Args:
+        observation: Observation field.
+        action: Action field.
+        d_model: Width D.
+    """
+
+    def __init__(self, observation: FieldSpec, action: FieldSpec, d_model: int) -> None:
+        super().__init__()
+        self.observation = FieldEncoder(observation, d_model)
+        self.next_observation = FieldEncoder(observation, d_model)
+        self.action = FieldEncoder(action, d_model)
+        self.scalars = nn.Linear(3, d_model)  # reward, terminated, truncated
+
+    def forward(self, regions: Regions) -> Tensor:
+        """Return tokens (B, T, D)."""
+        scalars = torch.stack(
+            [regions.rewards, regions.terminated.float(), regions.truncated.float()], dim=-1
+        )
+        return (
+            self.observation(regions.observations)
+            + self.next_observation(regions.next_observations)
+            + self.action(regions.actions)
+            + self.scalars(scalars)
+        )
+
+
+class StepEncoder(nn.Module):
+    """One token per step: s_t, the action and reward before it, and whether an episode starts.
+
+    At the first step of a region there is no action before it: its encoding is left out. The same holds
+    offline and while acting, so nothing but the latents carries anything over a region's border.
+    """
+
+    def __init__(self, observation: FieldSpec, action: FieldSpec, d_model: int) -> None:
+        super().__init__()
+        self.observation = FieldEncoder(observation, d_model)
+        self.action = FieldEncoder(action, d_model)
+        self.scalars = nn.Linear(2, d_model)  # reward before, episode start
+
+    def forward(self, regions: Regions) -> Tensor:
+        """Return tokens (B, T, D) of all steps of regions, shifted so that step t sees a_{t-1}, r_{t-1}."""
+        previous_rewards = F.pad(regions.rewards[:, :-1], (1, 0))
+        starts = F.pad(regions.ended[:, :-1], (1, 0), value=True)
+        return self.step(
+            regions.observations,
+            regions.actions.roll(1, dims=1),
+            previous_rewards,
+            starts,
+            first=torch.arange(starts.shape[1], device=starts.device) == 0,
+        )
+
+    def step(
+        self,
+        observations: Tensor,
+        previous_actions: Tensor,
+        previous_rewards: Tensor,
+        starts: Tensor,
+        first: Tensor,
+    ) -> Tensor:
+        """Encode steps.
+
+        Args:
+            observations: (B, T, ...).
+            previous_actions: (B, T, ...); ignored where `first`.
+            previous_rewards: (B, T).
+            starts: (B, T) bool, an episode starts here.
+            first: (T,) bool, a region starts here.
+
+        Returns:
+            (B, T, D).
+        """
+        before = self.action(previous_actions) * (~first).to(previous_rewards.dtype)[:, None]
+        scalars = torch.stack([previous_rewards, starts.float()], dim=-1)
+        return self.observation(observations) + before + self.scalars(scalars)
+
+
+class RawFeatures(nn.Module):
+    """Raw transitions as fixed, unlearned feature vectors (B, T, F): one-hot classes, scaled numbers.
+
+    What PCA is fitted on: learned embeddings would change under it.
+    """
+
+    def __init__(self, observation: FieldSpec, action: FieldSpec) -> None:
+        super().__init__()
+        self.observation = observation
+        self.action = action
+
+    @staticmethod
+    def width_of(spec: FieldSpec) -> int:
+        """Number of features of one field."""
+        if spec.kind == "classes":
+            return sum(spec.n_classes)
+        return math.prod(spec.shape)
+
+    @property
+    def width(self) -> int:
+        """F, features per transition."""
+        return 2 * self.width_of(self.observation) + self.width_of(self.action) + 3
+
+    @staticmethod
+    def _features(spec: FieldSpec, values: Tensor) -> Tensor:
+        if spec.kind != "classes":
+            scale = 255.0 if spec.kind == "image" else 1.0
+            return values.flatten(2).float() / scale
+        axes = values.long().reshape(*values.shape[:2], len(spec.n_classes))
+        hots = [F.one_hot(axes[..., i], n) for i, n in enumerate(spec.n_classes)]
+        return torch.cat(hots, dim=-1).float()
+
+    def forward(self, regions: Regions) -> Tensor:
+        """Return features (B, T, F)."""
+        scalars = torch.stack(
+            [regions.rewards, regions.terminated.float(), regions.truncated.float()], dim=-1
+        )
+        return torch.cat(
+            [
+                self._features(self.observation, regions.observations),
+                self._features(self.observation, regions.next_observations),
+                self._features(self.action, regions.actions),
+                scalars,
+            ],
+            dim=-1,
+        )

@@ -1,0 +1,25 @@
+"""Positions of tokens and latents inside a region."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Return the sinusoidal encoding (N, width) of real positions (N,), after Vaswani et al. 2017, §3.5.
+
+    Args:
+        positions: (N,) in tokens; fractions are allowed.
+        width: D, even.
+    """
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2) / width)  # (D/2,)
+    angles = positions[:, None].float() * frequencies  # (N, D/2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def spread(n_latents: int, region_len: int) -> Tensor:
+    """Return the centres (n_latents,) of equal chunks of a region, in tokens."""
+    return (torch.arange(n_latents) + 0.5) * region_len / n_latents

@@ -1,0 +1,91 @@
+"""Collect learning histories: every task, every style, every source seed, in parallel processes.
+
+Each finished history is written at once, so a killed collection goes on where it was; launched on several
+machines, the tasks are shared out. Output: <run_dir>/collect/histories.h5 and learning_curves.csv.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from functools import partial
+
+from rich.console import Console
+from rich.markup import escape
+
+from histories.collection import collect
+from histories.curves import curve_table
+from pipelines.cli import run_main
+from pipelines.common import Run, inputs_hash, open_run
+from pipelines.config import RunConfig
+from teacher.source import learn_history, noise_expert_history, random_history
+from training.run_dir import mark_done, stage_done
+
+
+def main(config: RunConfig) -> None:
+    """Run the stage."""
+    run = open_run(config, "collect")
+    sections = collect_sections(run)
+    inputs = inputs_hash(sections, {})
+    if stage_done(run.collect_dir, inputs):
+        run.say(f"{run.collect_dir} is done")
+        return
+    if config.histories:
+        run.say(f"histories are taken from {config.histories}: nothing to collect")
+        return
+    started = time.perf_counter()
+    summary = collect(
+        run.family,
+        run.split,
+        replace(config.collect, region_len=config.region_len),
+        run.collect_dir,
+        {
+            "ppo": partial(learn_history, config=config.source),
+            "noise_expert": noise_expert_history,
+            "random": random_history,
+        },
+        family_settings=asdict(config.family),
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+        barrier=run.accelerator.wait_for_everyone,
+    )
+    if run.accelerator.is_main_process:
+        mark_done(
+            run.collect_dir,
+            "collect",
+            inputs,
+            seconds=time.perf_counter() - started,
+            split_identity=run.split.identity,
+            env_steps=summary.n_env_steps,
+        )
+        _report(run, summary)
+    run.accelerator.wait_for_everyone()
+
+
+def collect_sections(run: Run) -> dict:
+    """Configuration the histories depend on."""
+    config = run.config
+    collected = {k: v for k, v in asdict(config.collect).items() if k != "n_workers"}
+    return {
+        "family": asdict(config.family),
+        "split": run.split.identity,
+        "collect": {**collected, "region_len": config.region_len},
+        "source": asdict(config.source),
+        "histories": config.histories,
+    }
+
+
+def _report(run: Run, summary) -> None:
+    console = Console(soft_wrap=False)
+    console.print(curve_table(summary.path))
+    for warning in summary.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    rate = summary.n_env_steps / max(summary.seconds, 1e-9)
+    console.print(
+        f"{summary.n_jobs} histories in {summary.path}, {summary.n_env_steps} environment steps in "
+        f"{summary.seconds:.0f} s ({rate:.0f} steps/s)"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,355 @@
+"""What every stage script shares: opening a run, naming stage directories, loading what came before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from transformers import PreTrainedModel
+
+from ad.batches import TripleSource
+from ad.evaluate import validation_scores
+from ad.policy import Policy, StudentPolicy, TeacherPolicy
+from ad.student import CADStudent, StudentConfig, StudentParts
+from histories.triples import RegionTable
+from nets.spaces import FieldSpec, field_spec
+from pipelines.config import BASELINES, RUN_INDEPENDENT, RunConfig
+from tasks.errors import UserError
+from tasks.family import Task, TaskFamily, load_family
+from tasks.splits import Split, make_split
+from teacher.model import TeacherModel
+from training.config import config_hash
+from training.loop import fit
+from training.metrics import training_bytes
+from training.run_dir import claim_run_dir, git_sha, mark_done, read_meta, stage_done
+from training.seeding import derive
+
+
+class StageError(UserError):
+    """A stage that cannot start: something before it is missing or does not fit."""
+
+
+@dataclass
+class Run:
+    """An opened run: its configuration, directory, tasks and accelerator.
+
+    Attributes:
+        config: Resolved configuration.
+        root: Run directory.
+        family: Tasks.
+        split: Train, validation and test tasks.
+        accelerator: Device, processes, trackers.
+    """
+
+    config: RunConfig
+    root: Path
+    family: TaskFamily
+    split: Split
+    accelerator: Accelerator
+
+    @property
+    def collect_dir(self) -> Path:
+        """Of the histories."""
+        return self.root / "collect"
+
+    @property
+    def triples_dir(self) -> Path:
+        """Of the tables of regions."""
+        return self.root / "triples"
+
+    @property
+    def seed_dir(self) -> Path:
+        """Of this training seed."""
+        return self.root / f"seed_{self.config.seed}"
+
+    def tasks(self, part: str) -> list[Task]:
+        """Tasks of a part of the split."""
+        every = self.family.tasks()
+        return [every[i] for i in getattr(self.split, part)]
+
+    @property
+    def observation(self) -> FieldSpec:
+        """The observation field."""
+        return field_spec(self.family.observation_space, "observation")
+
+    @property
+    def action(self) -> FieldSpec:
+        """The action field."""
+        return field_spec(self.family.action_space, "action")
+
+    def table(self, part: str) -> RegionTable:
+        """Load the regions of a part, checked to belong to this run's split."""
+        self.require(self.triples_dir, "build_triples")
+        table = RegionTable.load(self.triples_dir / part)
+        if table.split_identity != self.split.identity:
+            raise StageError(
+                f"{self.triples_dir / part} was built for another task split (identity "
+                f"{table.split_identity[:12]}, this run's is {self.split.identity[:12]}); "
+                "use the run_dir it belongs to, or build the triples in a new one."
+            )
+        return table
+
+    def require(self, stage_dir: Path, module: str, extra: str = "") -> dict[str, Any]:
+        """Return the meta.json of a stage that must be done.
+
+        Raises:
+            StageError: Naming the command that does it.
+        """
+        meta = read_meta(stage_dir)
+        if meta is None:
+            raise StageError(
+                f"{stage_dir} is not finished, and this stage needs it; run `accelerate launch -m "
+                f"pipelines.{module} --config ...{extra}` with the same run_dir first."
+            )
+        return meta
+
+    def say(self, text: str) -> None:
+        """Print on the main process."""
+        self.accelerator.print(text, flush=True)
+
+
+def open_run(config: RunConfig, stage: str) -> Run:
+    """Open a run for a stage: claim its directory, build tasks and split, say where it runs.
+
+    Raises:
+        UserError: The directory belongs to another configuration, or the tasks cannot be made.
+    """
+    if not config.run_dir:
+        raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
+    torch.set_num_threads(config.threads)
+    family = load_family(config.family.target, config.family.kwargs)
+    field_spec(family.observation_space, "observation")
+    field_spec(family.action_space, "action")
+    split = make_split(
+        family.tasks(),
+        seed=config.split.seed,
+        n_validation=config.split.n_validation,
+        n_test=None if config.split.named else config.split.n_test,
+        named=config.split.named,
+    )
+    accelerator = Accelerator(
+        log_with=list(config.trackers) or None,
+        project_dir=str(Path(config.run_dir) / "trackers"),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if accelerator.is_main_process:
+        claim_run_dir(config.run_dir, config, RUN_INDEPENDENT)
+    accelerator.wait_for_everyone()
+    run = Run(config, Path(config.run_dir), family, split, accelerator)
+    n = accelerator.num_processes
+    run.say(f"{stage}: {n} process{'es' if n > 1 else ''} on {accelerator.device}, {config.run_dir}")
+    return run
+
+
+def inputs_hash(sections: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]) -> str:
+    """Hash of everything a stage's result depends on: its sections and its parents' inputs."""
+    return config_hash({**sections, "parents": {k: v["inputs"] for k, v in parents.items()}})
+
+
+def method_config(config: RunConfig) -> RunConfig:
+    """Return the configuration of `config.method`: baselines exchange the compressor, nothing else."""
+    if config.method in BASELINES:
+        return replace(config, compressor=replace(config.compressor, kind=config.method))
+    return config
+
+
+def student_config(run: Run) -> StudentConfig:
+    """Return the model configuration of this run's method."""
+    config = method_config(run.config)
+    parts = StudentParts(config.model, config.compressor, config.reconstruction, config.decoder)
+    return StudentConfig(
+        run.observation.to_json(),
+        run.action.to_json(),
+        config.region_len,
+        asdict(parts),
+        provenance(run, config.method),
+    )
+
+
+def provenance(run: Run, method: str) -> dict[str, Any]:
+    """What a saved model says of its origin."""
+    return {
+        "method": method,
+        "training_seed": run.config.seed,
+        "family": run.config.family.target,
+        "family_kwargs": run.config.family.kwargs,
+        "split_identity": run.split.identity,
+        "split": run.split.name,
+        "git_sha": git_sha(),
+    }
+
+
+def load_model(cls: type[PreTrainedModel], stage_dir: Path, run: Run) -> Any:
+    """Load a stage's saved model and check that it fits this run.
+
+    Raises:
+        StageError: It is damaged, of other spaces or region length, or trained on another split.
+    """
+    path = stage_dir / "model"
+    try:
+        model: Any = cls.from_pretrained(str(path), local_files_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StageError(
+            f"{path} cannot be loaded ({reason}); delete {stage_dir} and run its stage again."
+        ) from error
+    config = model.config
+    expected = (run.observation.to_json(), run.action.to_json(), run.config.region_len)
+    if (config.observation, config.action, config.region_len) != expected:
+        raise StageError(
+            f"{path} was trained for other spaces or another region length ({config.region_len}) than "
+            f"this run's ({run.config.region_len}); use the run_dir it belongs to."
+        )
+    if config.provenance.get("split_identity") != run.split.identity:
+        raise StageError(
+            f"{path} was trained on the task split {config.provenance.get('split')!r}, not on this run's "
+            f"{run.split.name!r}: its training tasks may be test tasks here; use its own run_dir."
+        )
+    return model.to(run.accelerator.device).eval()
+
+
+def source(run: Run, part: str, batch_size: int, n_context_regions: int, **kwargs: Any) -> TripleSource:
+    """Return batches of triples of a part of the split."""
+    try:
+        return TripleSource(
+            run.table(part),
+            run.config.sampling,
+            batch_size=batch_size,
+            n_context_regions=n_context_regions,
+            device=run.accelerator.device,
+            **kwargs,
+        )
+    except ValueError as error:
+        raise StageError(f"{error}.") from error
+
+
+def policy_of(model: Any, run: Run, temperature: float, **kwargs: Any) -> Policy:
+    """Return the policy that acts with a model."""
+    kind = StudentPolicy if isinstance(model, CADStudent) else TeacherPolicy
+    return kind(model, temperature=temperature, device=run.accelerator.device, **kwargs)
+
+
+def rollout_validation(run: Run, model: nn.Module) -> Callable[[], dict[str, float]]:
+    """Return the validation of an acting model: in-context rollouts on validation tasks."""
+    config = run.config.evaluate
+
+    def validate() -> dict[str, float]:
+        if not run.accelerator.is_main_process:
+            return {"score": 0.0}
+
+        def make(tasks: Sequence[Task]) -> Policy:
+            return policy_of(model, run, config.temperature)
+
+        return validation_scores(make, run.family, run.tasks("validation"), config)
+
+    return validate
+
+
+@dataclass
+class Training:
+    """One training stage, ready to run: see `train`.
+
+    Attributes:
+        stage: Name, for example `distill`.
+        stage_dir: Its directory.
+        sections: Configuration the result depends on.
+        parents: meta.json of the stages it is made from.
+        build: Makes (objective, model to save, parameters that learn slowly).
+        optim: Section of the optimiser.
+        n_context_regions: Previous regions per row.
+        validate: Makes the validation of the model; by default rollouts.
+    """
+
+    stage: str
+    stage_dir: Path
+    sections: Mapping[str, Any]
+    parents: Mapping[str, Mapping[str, Any]]
+    build: Callable[[], tuple[nn.Module, PreTrainedModel, Sequence[nn.Parameter]]]
+    optim: Any
+    n_context_regions: int = 1
+    validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
+
+
+def train(run: Run, training: Training) -> None:
+    """Run a training stage unless it is done: fit, save the model, mark as done."""
+    inputs = inputs_hash(training.sections, training.parents)
+    if stage_done(training.stage_dir, inputs):
+        run.say(f"{training.stage_dir} is done")
+        return
+    started, config, optim = time.perf_counter(), run.config, training.optim
+    _check_unfinished(training.stage_dir, inputs, run)
+    seed = derive(config.seed, training.stage, config.method)
+    torch.manual_seed(seed)
+    objective, model, slow = training.build()
+    objective.to(run.accelerator.device)
+    batches = source(
+        run,
+        "train",
+        optim.batch_size,
+        training.n_context_regions,
+        seed=seed,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+        accumulation_steps=optim.accumulation_steps,
+    )
+    if config.trackers:
+        name = "/".join(training.stage_dir.parts[-2:])
+        run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
+    objective.train()
+    memory = training_bytes(objective, batches(0))
+    result = fit(
+        objective,
+        batches,
+        optim,
+        training.stage_dir,
+        run.accelerator,
+        seed=seed,
+        targets_per_update=optim.batch_size * config.region_len,
+        validate=training.validate(run, model),
+        slow=slow,
+    )
+    run.accelerator.end_training()
+    if run.accelerator.is_main_process:
+        model.save_pretrained(str(training.stage_dir / "model"))
+        mark_done(
+            training.stage_dir,
+            training.stage,
+            inputs,
+            seconds=time.perf_counter() - started,
+            parents={name: meta["inputs"] for name, meta in training.parents.items()},
+            split_identity=run.split.identity,
+            train_peak_mb=memory / 2**20,
+            n_parameters=sum(p.numel() for p in model.parameters()),
+            processes=run.accelerator.num_processes,
+            result=result,
+        )
+    run.accelerator.wait_for_everyone()
+    run.say(f"{training.stage_dir} finished in {time.perf_counter() - started:.0f} s")
+
+
+def _check_unfinished(stage_dir: Path, inputs: str, run: Run) -> None:
+    """Refuse to continue checkpoints that were begun with other inputs."""
+    marker = stage_dir / "inputs"
+    if marker.exists() and marker.read_text() != inputs:
+        raise StageError(
+            f"{stage_dir} was begun with another configuration or other inputs; give another run_dir, or "
+            f"delete {stage_dir} to begin it anew."
+        )
+    if run.accelerator.is_main_process:
+        stage_dir.mkdir(parents=True, exist_ok=True)
+        marker.write_text(inputs)
+    run.accelerator.wait_for_everyone()
+
+
+def load_teacher(run: Run) -> tuple[TeacherModel, dict[str, Any]]:
+    """Load this seed's teacher, frozen."""
+    meta = run.require(run.seed_dir / "teacher", "train_teacher")
+    teacher = load_model(TeacherModel, run.seed_dir / "teacher", run)
+    return teacher.requires_grad_(False), meta

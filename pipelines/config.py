@@ -1,0 +1,129 @@
+"""One `RunConfig` holds every section: one YAML describes one experiment for all stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ad.batches import SamplingConfig
+from ad.decoder import DecoderConfig
+from ad.evaluate import EvaluateConfig
+from ad.objectives import LossConfig
+from ad.student import ModelConfig
+from compression.compressor import CompressorConfig
+from compression.reconstruction import ReconstructionConfig
+from histories.collection import CollectSettings
+from teacher.model import TeacherConfig
+from teacher.source import SourceConfig
+from training.optim import OptimConfig
+
+BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none")
+"""Methods that are the student with another compressor: the method's name is the compressor's kind."""
+METHODS = ("student", "teacher", "long_context", *BASELINES)
+"""Methods with training stages of their own."""
+REFERENCES = ("random", "optimal")
+"""What `pipelines.evaluate` runs besides, without training."""
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """Which tasks.
+
+    Attributes:
+        target: Import path `module:Class` of a `tasks.family.TaskFamily`.
+        kwargs: Its keyword arguments.
+    """
+
+    target: str = "tasks.darkroom:DarkRoomFamily"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which tasks are trained on, validated on, tested on.
+
+    Attributes:
+        named: A named split, whose test tasks are fixed; null draws them.
+        seed: Of the drawing.
+        n_validation: Validation tasks.
+        n_test: Test tasks; ignored for a named split.
+    """
+
+    named: str | None = None
+    seed: int = 0
+    n_validation: int = 8
+    n_test: int = 8
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage.
+
+    Attributes:
+        enabled: Whether the stage is run at all (pretrain and finetune only).
+        freeze_compressor: Whether a pretrained compressor stays frozen (distill only).
+        optim: Updates, batch, rates, intervals.
+        loss: Weights of the losses.
+    """
+
+    enabled: bool = True
+    freeze_compressor: bool = False
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is made of. See configs/base.yaml for what each section does.
+
+    Attributes:
+        run_dir: Where everything of the run goes.
+        seed: Training seed of a stage that is run by itself.
+        seeds: Training seeds of `pipelines.run` and `pipelines.compare`.
+        method: Which method a training or evaluation stage is for.
+        methods: Methods of `pipelines.run`.
+        histories: An existing histories.h5 to use instead of collecting.
+        region_len: L, transitions in a region and PPO's `n_steps`.
+        n_workers: Processes of `pipelines.run`; 0 takes one per core.
+        threads: torch threads per process.
+        trackers: accelerate trackers, such as tensorboard, wandb, all; empty for none.
+    """
+
+    run_dir: str = ""
+    seed: int = 0
+    seeds: list[int] = field(default_factory=lambda: [0])
+    method: str = "student"
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    histories: str = ""
+    region_len: int = 80
+    n_workers: int = 0
+    threads: int = 1
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    family: FamilyConfig = field(default_factory=FamilyConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    collect: CollectSettings = field(default_factory=CollectSettings)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    long_context: TeacherConfig = field(default_factory=lambda: TeacherConfig(n_context_regions=4))
+    train_teacher: StageConfig = field(default_factory=StageConfig)
+    pretrain: StageConfig = field(default_factory=StageConfig)
+    distill: StageConfig = field(default_factory=StageConfig)
+    finetune: StageConfig = field(default_factory=StageConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse unknown methods."""
+        for method in (self.method, *self.methods):
+            if method not in METHODS + REFERENCES:
+                known = ", ".join(METHODS + REFERENCES)
+                raise ValueError(f"method {method!r} is none of {known}")
+
+
+RUN_INDEPENDENT = ("run_dir", "seed", "seeds", "method", "methods", "n_workers", "threads", "trackers",
+                   "collect.n_workers")
+"""Keys that may differ between two uses of one run directory."""

@@ -1,0 +1,213 @@
+"""Evaluate a method in context on held-out tasks, weights frozen.
+
+Held-out tasks x evaluation seeds act in one batch; the student is also run with zeroed and with shuffled
+latents. method=random and method=optimal are the references. Output:
+<run_dir>/seed_<n>/evaluate/<method>/{eval_result.npy, metrics.json}.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ad.evaluate import evaluate_policy, normalized, offline_metrics, references
+from ad.objectives import Triple
+from ad.policy import ContextPolicy, OptimalPolicy, Policy, RandomPolicy
+from ad.student import CADStudent
+from pipelines.cli import run_main
+from pipelines.common import (
+    Run,
+    inputs_hash,
+    load_model,
+    load_teacher,
+    open_run,
+    policy_of,
+    source,
+)
+from pipelines.config import REFERENCES, RunConfig
+from tasks.family import Task
+from teacher.model import TeacherModel
+from training.atomic import write_json, write_npy
+from training.config import config_hash
+from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
+
+FORMAT_VERSION = 1
+Maker = Callable[[Sequence[Task]], Policy]
+
+
+def main(config: RunConfig) -> None:
+    """Run the stage."""
+    run = open_run(config, "evaluate")
+    if not run.accelerator.is_main_process:
+        return
+    method = config.method
+    model, trained = (None, {}) if method in REFERENCES else _trained(run)
+    inputs = inputs_hash({"evaluate": asdict(config.evaluate), "method": method}, trained)
+    folder = run.seed_dir / "evaluate"
+    if stage_done(folder / method, inputs):
+        run.say(f"{folder / method} is done")
+        return
+    facts = {**_offline(run, model), **_training_facts(trained)} if model is not None else {}
+    # The method's own directory is marked as done last, after its controls.
+    for name, make in reversed(_policies(run, model)):
+        started = time.perf_counter()
+        _evaluate(run, name, make, model, facts if name == method else {})
+        mark_done(folder / name, "evaluate", inputs, seconds=time.perf_counter() - started)
+
+
+def _policies(run: Run, model: Any) -> list[tuple[str, Maker]]:
+    """Return what is run for this method, by name: the method itself, then its controls."""
+    method, temperature = run.config.method, run.config.evaluate.temperature
+    if method == "random":
+        return [(method, lambda tasks: RandomPolicy(run.family))]
+    if method == "optimal":
+        return [(method, lambda tasks: OptimalPolicy(run.family, tasks))]
+    named: list[tuple[str, Maker]] = [(method, lambda tasks: policy_of(model, run, temperature))]
+    if method == "student":
+
+        def control(kind: str) -> Maker:
+            return lambda tasks: policy_of(
+                model,
+                run,
+                temperature,
+                control=kind,
+                tasks_of_streams=np.array([task.index for task in tasks]),
+            )
+
+        named += [(f"student_{kind}", control(kind)) for kind in ("zeroed", "shuffled")]
+    return named
+
+
+def _trained(run: Run) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Return this method's model and the meta.json of each stage that trained it."""
+    config = run.config
+    if config.method in ("teacher", "long_context"):
+        extra = " method=long_context" if config.method == "long_context" else ""
+        meta = run.require(run.seed_dir / config.method, "train_teacher", extra)
+        return load_model(TeacherModel, run.seed_dir / config.method, run), {"train": meta}
+    last = "finetune" if config.finetune.enabled else "distill"
+    folder = run.seed_dir / config.method
+    run.require(folder / last, last, f" method={config.method}")
+    stages = {name: read_meta(folder / name) for name in ("pretrain", "distill", "finetune")}
+    return load_model(CADStudent, folder / last, run), {k: v for k, v in stages.items() if v}
+
+
+def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Sum up the training stages; speed and memory are those of the last, joint one."""
+    results = [meta["result"] for meta in trained.values()]
+    last = list(trained.values())[-1]
+    return {
+        "train_updates": sum(result["updates"] for result in results),
+        "train_seconds": sum(result["seconds"] for result in results),
+        "train_targets_per_s": last["result"]["targets_per_s"],
+        "train_peak_mb": last["train_peak_mb"],
+        "n_parameters": last["n_parameters"],
+    }
+
+
+def _offline(run: Run, model: Any) -> dict[str, Any]:
+    """Agreement with recorded test regions and with the teacher, one region back."""
+    teacher = None
+    if read_meta(run.seed_dir / "teacher") is not None:
+        teacher, _ = load_teacher(run)
+    needed = max(getattr(m, "n_context_regions", 1) for m in (model, teacher))
+    batches = source(run, "test", run.config.evaluate.n_offline, needed)
+
+    def act(batch: Triple) -> torch.Tensor:
+        if isinstance(model, TeacherModel):
+            return model(batch)
+        return model(batch.previous, batch.has_previous, batch.query)[0]
+
+    return offline_metrics(act, model.actions, batches, teacher)
+
+
+def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any]) -> None:
+    """Roll one policy out and write its result files."""
+    settings = run.config.evaluate
+    tasks = run.tasks(settings.part)
+    policies: list[Policy] = []
+
+    def made(streams: Sequence[Task]) -> Policy:
+        policies.append(make(streams))
+        return policies[-1]
+
+    result = evaluate_policy(
+        made,
+        run.family,
+        tasks,
+        n_seeds=settings.n_seeds,
+        n_episodes=settings.n_episodes,
+        final_episodes=settings.final_episodes,
+        seed=settings.seed,
+    )
+    random, optimal = references(run.family, tasks)
+    final = normalized(result.returns, random, optimal)[..., -settings.final_episodes :].mean()
+    out = run.seed_dir / "evaluate" / name
+    write_npy(out / "eval_result.npy", result.returns)
+    write_json(
+        out / "metrics.json",
+        {
+            **_header(run, name, tasks, random, optimal),
+            **_context_facts(policies[-1], model),
+            "ms_per_action": result.ms_per_action,
+            "action_accuracy_optimal": result.action_accuracy_optimal,
+            **facts,
+        },
+    )
+    run.say(f"{name}: normalised return of the last episodes {final:.3f}, in {out}")
+
+
+def _header(run: Run, name: str, tasks: Sequence[Task], random, optimal) -> dict[str, Any]:
+    config, settings = run.config, run.config.evaluate
+    return {
+        "format_version": FORMAT_VERSION,
+        "method": name,
+        "training_seed": config.seed,
+        "split_identity": run.split.identity,
+        "split_name": run.split.name,
+        "part": settings.part,
+        "family": run.family.name,
+        "horizon": run.family.episode_len,
+        "sampled": settings.temperature > 0,
+        "temperature": settings.temperature,
+        "tasks": [
+            {
+                "index": task.index,
+                "name": task.name,
+                "params": task.params,
+                "random_return": float(r),
+                "optimal_return": float(o),
+            }
+            for task, r, o in zip(tasks, random, optimal, strict=True)
+        ],
+        "n_evaluation_seeds": settings.n_seeds,
+        "n_episodes": settings.n_episodes,
+        "final_episodes": settings.final_episodes,
+        "config_hash": config_hash(asdict(config)),
+        "git_sha": git_sha(),
+        "created": now(),
+    }
+
+
+def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
+    """Tokens and bytes of context state, as the policy that has just acted really held them."""
+    if not isinstance(policy, ContextPolicy):
+        names = ("n_latents", "context_tokens", "compression_ratio", "context_bytes")
+        return dict.fromkeys(names)
+    n_latents = None if isinstance(model, TeacherModel) else model.compressor.n_latents
+    return {
+        "n_latents": n_latents,
+        "context_tokens": policy.context_tokens,
+        "compression_ratio": policy.model.region_len / n_latents if n_latents else 1.0,
+        "context_bytes": policy.context_bytes,
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,63 @@
+"""Train the full-context teacher (or, with method=long_context, AD over several raw regions).
+
+L_T = CE(action) + 0.1 x CE(token type) on training tasks; the best checkpoint is chosen by in-context
+rollouts on validation tasks. Output: <run_dir>/seed_<n>/{teacher,long_context}/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from pipelines.cli import run_main
+from pipelines.common import Run, Training, open_run, provenance, train
+from pipelines.config import RunConfig
+from teacher.model import TeacherModel, TeacherModelConfig, TeacherObjective
+
+
+def main(config: RunConfig) -> None:
+    """Run the stage."""
+    run = open_run(config, "train_teacher")
+    name = "long_context" if config.method == "long_context" else "teacher"
+    settings = config.long_context if name == "long_context" else config.teacher
+    stage = config.train_teacher
+
+    def build() -> tuple[TeacherObjective, TeacherModel, list]:
+        model = TeacherModel(
+            TeacherModelConfig(
+                run.observation.to_json(),
+                run.action.to_json(),
+                config.region_len,
+                asdict(config.model),
+                asdict(settings),
+                provenance(run, name),
+            )
+        )
+        return TeacherObjective(model, stage.loss), model, []
+
+    train(
+        run,
+        Training(
+            stage=name,
+            stage_dir=run.seed_dir / name,
+            sections=_sections(run, settings),
+            parents={"triples": run.require(run.triples_dir, "build_triples")},
+            build=build,
+            optim=stage.optim,
+            n_context_regions=settings.n_context_regions,
+        ),
+    )
+
+
+def _sections(run: Run, settings) -> dict:
+    config = run.config
+    return {
+        "seed": config.seed,
+        "model": asdict(config.model),
+        "teacher": asdict(settings),
+        "stage": asdict(config.train_teacher),
+        "sampling": asdict(config.sampling),
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)

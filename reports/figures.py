@@ -1,0 +1,260 @@
+"""The figures of a comparison, each as PDF and PNG with the plotted numbers as CSV beside it.
+
+`learning_curves` stands in reports.curves. `bars`: final return per method. `tasks`: student,
+teacher and no context, task by task. Colours and shapes come from reports.style.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from reports import statistics, style
+from reports.aggregate import SOLVED_THRESHOLD, MethodScores, is_normalized
+from reports.curves import draw_learning_curves
+from reports.files import write_csv
+from reports.results import SourceCurves
+from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
+
+Floats = NDArray[np.float64]
+
+SHOWN_PER_TASK = ("student", "teacher", "none")
+MAX_DOT_TASKS = 30
+MAX_MAP_TASKS = 120
+TASKS_PER_BLOCK = 30
+MAX_POINTS = 400  # of one bar; more would be a smear
+GROUP_COLORS = {"student": style.BLUE, "random": style.LIGHT_GREY, "optimal": style.LIGHT_GREY}
+FULL_CONTEXT_COLOR, CONTEXT_COLOR, CONTROL_COLOR = style.GREY, style.SKY, style.VERMILLION
+
+
+def write_figures(
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+    *,
+    source: SourceCurves | None = None,
+    region_len: int | None = None,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> dict[str, list[Path]]:
+    """Write every figure the results allow.
+
+    Args:
+        methods: from `stack_methods`.
+        out_dir: an existing directory.
+        source: the source algorithm's learning curves, if any.
+        region_len: transitions in a region, see `draw_learning_curves`.
+        bootstrap: how intervals are drawn.
+
+    Returns:
+        PDF and PNG of each figure, by its name.
+    """
+    written = {
+        "learning_curves": draw_learning_curves(
+            methods, out_dir, source=source, region_len=region_len, bootstrap=bootstrap
+        ),
+        "bars": draw_bars(methods, out_dir, bootstrap=bootstrap),
+    }
+    shown = [method for method in methods if method.label in SHOWN_PER_TASK]
+    if shown:
+        written["tasks"] = draw_tasks(shown, out_dir)
+    return written
+
+
+def draw_bars(
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+    *,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[Path]:
+    """Interquartile mean of the final return per method, interval, a point per (seed, task).
+
+    Args:
+        methods: from `stack_methods`.
+        out_dir: an existing directory; bars.{pdf,png,csv} and bars_points.csv are written there.
+        bootstrap: how intervals are drawn.
+
+    Returns:
+        The PDF and the PNG.
+    """
+    centers = [float(statistics.iqm(method.scores)) for method in methods]
+    intervals = [
+        statistics.stratified_bootstrap_interval(method.scores, bootstrap=bootstrap)
+        for method in methods
+    ]
+    write_csv(
+        out_dir / "bars.csv",
+        ("method", "return", "ci_low", "ci_high"),
+        (
+            (method.label, center, *interval)
+            for method, center, interval in zip(methods, centers, intervals, strict=True)
+        ),
+    )
+    write_csv(
+        out_dir / "bars_points.csv", ("method", "training_seed", "task", "return"), _points(methods)
+    )
+    with style.new_figure(5.0, 0.6 + 0.27 * len(methods)) as figure:
+        axes = figure.subplots()
+        for row, (method, center, interval) in enumerate(
+            zip(methods, centers, intervals, strict=True)
+        ):
+            _draw_bar(axes, row, method, center, interval)
+        axes.set_yticks(
+            range(len(methods)), labels=[style.title(method.label) for method in methods]
+        )
+        for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
+            tick.set_fontweight("bold" if method.label == "student" else "normal")
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+        axes.text(1.02, 1.0, "IQM", transform=axes.transAxes, color=style.GREY, va="bottom")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(_final_return_name(methods))
+        if is_normalized(methods):
+            for reference in (0, 1):
+                axes.axvline(reference, color=style.GREY, lw=0.5, zorder=0)
+        return style.save(figure, out_dir, "bars")
+
+
+def _draw_bar(
+    axes: Axes, row: int, method: MethodScores, center: float, interval: statistics.Interval
+) -> None:
+    color = _bar_color(method.method)
+    axes.barh(row, center, height=0.66, color=color, alpha=0.55, edgecolor=style.BLACK, lw=0.5)
+    scores = method.scores.ravel()
+    generator = np.random.default_rng(0)
+    if scores.size > MAX_POINTS:
+        scores = generator.choice(scores, MAX_POINTS, replace=False)
+    heights = row + generator.uniform(-0.24, 0.24, size=scores.size)
+    axes.plot(scores, heights, "o", ms=2.2, mfc="none", mec=style.BLACK, mew=0.4, alpha=0.5)
+    if np.isfinite(interval).all():
+        axes.plot(interval, [row, row], color=style.BLACK, lw=2.2, solid_capstyle="butt")
+    transform = axes.get_yaxis_transform()
+    text = f"{center:.2f}".replace("-", "−")
+    axes.text(1.02, row, text, transform=transform, va="center", fontsize=7.5)
+
+
+def _bar_color(method: str) -> str:
+    if method in ("teacher", "long_context"):
+        return FULL_CONTEXT_COLOR
+    if method in ("student_zeroed", "student_shuffled", "none"):
+        return CONTROL_COLOR
+    return GROUP_COLORS.get(method, CONTEXT_COLOR)
+
+
+def _points(methods: Sequence[MethodScores]) -> list[tuple[str, int, str, float]]:
+    return [
+        (method.label, seed, task.name, score)
+        for method in methods
+        for seed, scores in zip(method.seeds, method.task_scores, strict=True)
+        for task, score in zip(method.results[0].tasks, scores, strict=True)
+    ]
+
+
+def _final_return_name(methods: Sequence[MethodScores]) -> str:
+    n = methods[0].final_episodes
+    kind = "normalised return" if is_normalized(methods) else "return"
+    return f"{kind}, last {n} in-context episodes" if n > 1 else f"{kind}, last episode"
+
+
+def draw_tasks(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
+    """Final return of each task, averaged over training seeds: dots for few tasks, else a map.
+
+    Args:
+        methods: the few to set against each other.
+        out_dir: an existing directory; tasks.{pdf,png,csv} are written there.
+
+    Returns:
+        The PDF and the PNG.
+    """
+    names = [task.name for task in methods[0].results[0].tasks]
+    per_seed = [method.task_scores for method in methods]  # (S, T) each
+    write_csv(
+        out_dir / "tasks.csv",
+        ("task", *(method.label for method in methods)),
+        zip(names, *(scores.mean(axis=0) for scores in per_seed), strict=True),
+    )
+    known = np.isfinite(per_seed[0][0])
+    order = np.flatnonzero(known)
+    order = order[np.argsort(-per_seed[0].mean(axis=0)[order], kind="stable")]
+    draw = _draw_task_dots if order.size <= MAX_DOT_TASKS else _draw_task_map
+    width, height = _task_figure_size(order.size)
+    with style.new_figure(width, height) as figure:
+        draw(figure, methods, names, order)
+        return style.save(figure, out_dir, "tasks")
+
+
+def _task_figure_size(n_tasks: int) -> tuple[float, float]:
+    if n_tasks <= MAX_DOT_TASKS:
+        return 4.2, 0.7 + 0.24 * n_tasks
+    n_blocks = -(-min(n_tasks, MAX_MAP_TASKS) // TASKS_PER_BLOCK)
+    return 1.7 * n_blocks + 0.4, 4.2
+
+
+def _draw_task_dots(
+    figure: Figure, methods: Sequence[MethodScores], names: list[str], order: NDArray[np.int64]
+) -> None:
+    axes = figure.subplots()
+    rows = np.arange(order.size)
+    looks = style.looks([method.label for method in methods])
+    axes.hlines(rows, 0, 1, color=style.LIGHT_GREY, lw=0.4, transform=axes.get_yaxis_transform())
+    offsets = 0.2 * (np.arange(len(methods)) - (len(methods) - 1) / 2)
+    for method, offset in zip(methods, offsets, strict=True):
+        look = looks[method.label]
+        scores = method.task_scores[:, order]  # (S, T)
+        bounds = scores.min(axis=0), scores.max(axis=0)
+        axes.hlines(rows + offset, *bounds, color=look.color, lw=1.2)
+        axes.plot(
+            scores.mean(axis=0),
+            rows + offset,
+            look.marker,
+            color=look.color,
+            ms=4,
+            label=style.title(method.label),
+        )
+    if is_normalized(methods):
+        axes.axvline(SOLVED_THRESHOLD, color=style.GREY, lw=0.6, ls=(0, (2, 2)), zorder=0)
+        axes.text(SOLVED_THRESHOLD, -0.8, "solved", ha="center", color=style.GREY, fontsize=7)
+    axes.set_yticks(rows, labels=[names[task] for task in order])
+    axes.set_ylim(order.size - 0.5, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(_final_return_name(methods))
+    several = len(methods[0].results) > 1
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        title="mean and range\nover training seeds" if several else None,
+        alignment="left",
+    )
+
+
+def _draw_task_map(
+    figure: Figure, methods: Sequence[MethodScores], names: list[str], order: NDArray[np.int64]
+) -> None:
+    shown = order[-MAX_MAP_TASKS:]  # the hardest, where there are too many
+    blocks = [shown[i : i + TASKS_PER_BLOCK] for i in range(0, shown.size, TASKS_PER_BLOCK)]
+    grid = figure.subplots(1, len(blocks), squeeze=False)[0]
+    figure.subplots_adjust(wspace=1.3)
+    means = np.stack([method.task_scores.mean(axis=0) for method in methods], axis=1)  # (T, M)
+    limits = (0.0, 1.0) if is_normalized(methods) else (np.nanmin(means), np.nanmax(means))
+    for axes, block in zip(grid, blocks, strict=True):
+        image = axes.imshow(
+            means[block], cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto"
+        )
+        axes.set_ylim(TASKS_PER_BLOCK - 0.5, -0.5)
+        axes.set_yticks(range(len(block)), labels=[names[task] for task in block], fontsize=5.5)
+        axes.xaxis.tick_top()
+        axes.set_xticks(
+            range(len(methods)),
+            labels=[style.title(method.label) for method in methods],
+            rotation=60,
+            ha="left",
+            rotation_mode="anchor",
+        )
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=list(grid), fraction=0.03, pad=0.04)
+    bar.set_label(_final_return_name(methods))
+    bar.outline.set_visible(False)
+    if shown.size < order.size:
+        figure.suptitle(f"the {shown.size} of {order.size} tasks hardest for the student", y=1.08)

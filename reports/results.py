@@ -1,0 +1,381 @@
+"""Reading what evaluation wrote: one `EvaluationResult` per run directory, training seed, method.
+
+    <run_dir>/seed_<n>/evaluate/<method>/eval_result.npy   (tasks, evaluation seeds, episodes)
+    <run_dir>/seed_<n>/evaluate/<method>/metrics.json
+    <run_dir>/collect/learning_curves.csv
+
+Everything is checked here, against its own file and against the other results, so that whoever
+computes from results need not. Nothing is computed here. Shape letters: T tasks, V evaluation
+seeds, K in-context episodes.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import UserError
+
+FORMAT_VERSION = 1
+
+METHOD_ORDER = (
+    "student",
+    "teacher",
+    "long_context",
+    "truncation",
+    "mean_pooling",
+    "mean_pooling_encoded",
+    "pca",
+    "none",
+    "student_zeroed",
+    "student_shuffled",
+    "random",
+    "optimal",
+)
+
+REQUIRED_METRICS = (
+    "method",
+    "training_seed",
+    "split_identity",
+    "split_name",
+    "family",
+    "tasks",
+    "n_evaluation_seeds",
+    "n_episodes",
+    "final_episodes",
+)
+
+
+class ResultsError(UserError):
+    """Result files are missing, damaged, or do not belong together."""
+
+
+@dataclass(frozen=True)
+class TaskReference:
+    """What a result says about one task; a return is nan where it is not known."""
+
+    index: int
+    name: str
+    random_return: float
+    optimal_return: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """One evaluated method of one training seed.
+
+    Attributes:
+        method: as evaluation named it, e.g. "mean_pooling".
+        label: the method, and "@" and the run's name where several runs are told apart by it.
+        run_dir: the run it belongs to.
+        training_seed: the n of seed_<n>.
+        returns: `(T, V, K)` float64 undiscounted episode returns.
+        tasks: the T tasks.
+        metrics: metrics.json as it stands.
+    """
+
+    method: str
+    label: str
+    run_dir: Path
+    training_seed: int
+    returns: NDArray[np.float64]
+    tasks: tuple[TaskReference, ...]
+    metrics: dict[str, Any]
+
+    @property
+    def final_episodes(self) -> int:
+        """How many of the last episodes count as the method's final level."""
+        return int(self.metrics["final_episodes"])
+
+    @property
+    def random_returns(self) -> NDArray[np.float64]:
+        """`(T,)`, nan where not known."""
+        return np.array([task.random_return for task in self.tasks])
+
+    @property
+    def optimal_returns(self) -> NDArray[np.float64]:
+        """`(T,)`, nan where not known."""
+        return np.array([task.optimal_return for task in self.tasks])
+
+    def number(self, key: str) -> float | int | None:
+        """The number under `key` in metrics.json, None where it is null, absent or not finite."""
+        value = self.metrics.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class SourceCurves:
+    """How the source algorithm learned the compared tasks.
+
+    Attributes:
+        task_indices: `(C,)` for each curve the position of its task among the compared ones.
+        returns: `(C, n_regions)` mean episode return in each region, nan after a shorter curve.
+    """
+
+    task_indices: NDArray[np.int64]
+    returns: NDArray[np.float64]
+
+
+def method_rank(method: str) -> tuple[int, str]:
+    """Sort key: the order of `METHOD_ORDER`, unknown methods after it by name."""
+    known = method in METHOD_ORDER
+    return (METHOD_ORDER.index(method) if known else len(METHOD_ORDER), method)
+
+
+def load_results(
+    run_dirs: Iterable[str | Path], seeds: Iterable[int] | None = None
+) -> list[EvaluationResult]:
+    """Read every evaluated method of the runs.
+
+    Args:
+        run_dirs: run directories, each with seed_<n>/evaluate/<method>/ inside.
+        seeds: training seeds to read; all that are there when None.
+
+    Returns:
+        Results in the order of methods, then runs, then training seeds. Where two runs hold the
+        same method they are told apart by label unless they are the same method at other seeds.
+
+    Raises:
+        ResultsError: a file is missing or damaged, results disagree, or there are none.
+    """
+    directories = _run_directories(run_dirs)
+    wanted = None if seeds is None else set(seeds)
+    results = []
+    for run_dir in directories:
+        for seed, seed_dir in _seed_directories(run_dir):
+            if wanted is None or seed in wanted:
+                results += [
+                    _load_result(path, run_dir, seed) for path in _method_directories(seed_dir)
+                ]
+    if not results:
+        chosen = "" if wanted is None else f" with seed {' or '.join(map(str, sorted(wanted)))}"
+        raise ResultsError(
+            f"no evaluated method{chosen} under {', '.join(map(str, directories))}: expected "
+            "seed_<n>/evaluate/<method>/eval_result.npy; evaluate a trained run first"
+        )
+    absent = (wanted or set()) - {result.training_seed for result in results}
+    if absent:
+        raise ResultsError(
+            f"training seeds {sorted(absent)} were asked for but are not among the evaluated ones, "
+            f"{sorted({result.training_seed for result in results})}"
+        )
+    _check_comparable(results)
+    order = {run_dir: position for position, run_dir in enumerate(directories)}
+    return sorted(
+        _label(results),
+        key=lambda result: (
+            method_rank(result.method),
+            order[result.run_dir] if result.label != result.method else -1,
+            result.training_seed,
+        ),
+    )
+
+
+def group_by_label(results: Sequence[EvaluationResult]) -> dict[str, list[EvaluationResult]]:
+    """Results of one method together, in the order given."""
+    groups: dict[str, list[EvaluationResult]] = {}
+    for result in results:
+        groups.setdefault(result.label, []).append(result)
+    return groups
+
+
+def load_source_curves(
+    run_dirs: Iterable[str | Path], tasks: Sequence[TaskReference], split_name: str
+) -> SourceCurves | None:
+    """PPO's learning curves on the compared tasks, None where the runs recorded none.
+
+    Args:
+        run_dirs: run directories; the first with usable curves in collect/learning_curves.csv
+            serves, the others having collected the same tasks.
+        tasks: the compared tasks.
+        split_name: rows of other splits are left out.
+
+    Raises:
+        ResultsError: a learning_curves.csv is there but cannot be read.
+    """
+    positions = {str(task.index): position for position, task in enumerate(tasks)}
+    positions |= {task.name: position for position, task in enumerate(tasks)}
+    for run_dir in map(Path, run_dirs):
+        path = run_dir / "collect" / "learning_curves.csv"
+        if not path.is_file():
+            continue
+        try:
+            curves = _read_curves(path, positions, split_name)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ResultsError(
+                f"{path} cannot be read ({error!r}): expected the columns task, split, style, "
+                "source_seed, region, mean_return; collect again"
+            ) from error
+        if curves:
+            return _stack_curves(curves)
+    return None
+
+
+def _read_curves(
+    path: Path, positions: dict[str, int], split_name: str
+) -> dict[tuple[int, str], dict[int, float]]:
+    """Mean return by region, for every (task position, source seed)."""
+    curves: dict[tuple[int, str], dict[int, float]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            wanted = row["split"] == split_name and row["style"] == "ppo"
+            # No episode may have ended in a region: its mean return is empty then.
+            if wanted and row["task"] in positions and row["mean_return"]:
+                curve = curves.setdefault((positions[row["task"]], row["source_seed"]), {})
+                curve[int(row["region"])] = float(row["mean_return"])
+    return curves
+
+
+def _stack_curves(curves: dict[tuple[int, str], dict[int, float]]) -> SourceCurves:
+    n_regions = 1 + max(max(curve) for curve in curves.values())
+    returns = np.full((len(curves), n_regions), np.nan)
+    for values, curve in zip(returns, curves.values(), strict=True):
+        values[list(curve)] = list(curve.values())
+    return SourceCurves(np.array([position for position, _ in curves]), returns)
+
+
+def _run_directories(run_dirs: Iterable[str | Path]) -> list[Path]:
+    directories = list(dict.fromkeys(map(Path, run_dirs)))
+    if not directories:
+        raise ResultsError("no run directory was given: name at least one")
+    for run_dir in directories:
+        if not run_dir.is_dir():
+            raise ResultsError(f"run directory {run_dir} does not exist: check the path")
+    return directories
+
+
+def _seed_directories(run_dir: Path) -> list[tuple[int, Path]]:
+    found = []
+    for path in run_dir.glob("seed_*"):
+        number = path.name.removeprefix("seed_")
+        if path.is_dir() and number.isdecimal():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def _method_directories(seed_dir: Path) -> list[Path]:
+    paths = (seed_dir / "evaluate").glob("*/")
+    # A dot or a .tmp marks what an interrupted write left behind.
+    return sorted(path for path in paths if path.name[0] != "." and ".tmp" not in path.name)
+
+
+def _load_result(path: Path, run_dir: Path, seed: int) -> EvaluationResult:
+    returns_path, metrics_path = path / "eval_result.npy", path / "metrics.json"
+    for file in (returns_path, metrics_path):
+        if not file.is_file():
+            raise ResultsError(f"{file} is missing: evaluate '{path.name}' of seed {seed} again")
+    try:
+        returns = np.load(returns_path, allow_pickle=False).astype(np.float64)
+    except (ValueError, OSError, EOFError) as error:
+        raise ResultsError(f"{returns_path} is damaged ({error}): evaluate again") from error
+    metrics = _load_metrics(metrics_path)
+    for key, expected in (("method", path.name), ("training_seed", seed)):
+        if metrics[key] != expected:
+            raise ResultsError(
+                f"{metrics_path} has {key} {metrics[key]!r} but lies in the directory of "
+                f"{expected!r}: it was copied or renamed; evaluate again"
+            )
+    try:
+        tasks = tuple(_task(entry) for entry in metrics["tasks"])
+        shape = (len(tasks), int(metrics["n_evaluation_seeds"]), int(metrics["n_episodes"]))
+        final_episodes = int(metrics["final_episodes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{metrics_path} is damaged ({error!r}): evaluate again") from error
+    if returns.shape != shape or returns.size == 0:
+        raise ResultsError(
+            f"{returns_path} has shape {returns.shape} but its metrics.json describes {shape} "
+            "(tasks, evaluation seeds, episodes): evaluate again"
+        )
+    if not np.isfinite(returns).all():
+        raise ResultsError(f"{returns_path} holds returns that are not finite: evaluate again")
+    if not 1 <= final_episodes <= shape[2]:
+        raise ResultsError(
+            f"{metrics_path} has final_episodes {final_episodes}, which is not between 1 and its "
+            f"{shape[2]} episodes: evaluate again"
+        )
+    return EvaluationResult(path.name, path.name, run_dir, seed, returns, tasks, metrics)
+
+
+def _load_metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ResultsError(f"{path} is damaged ({error}): evaluate again") from error
+    if not isinstance(metrics, dict):
+        raise ResultsError(f"{path} is damaged (not a mapping): evaluate again")
+    version = metrics.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ResultsError(
+            f"{path} has format version {version!r}, this code reads {FORMAT_VERSION}: evaluate "
+            "again with this version"
+        )
+    missing = [key for key in REQUIRED_METRICS if metrics.get(key) is None]
+    if missing:
+        raise ResultsError(f"{path} lacks {', '.join(missing)}: evaluate again")
+    return metrics
+
+
+def _task(entry: dict[str, Any]) -> TaskReference:
+    returns = (entry["random_return"], entry["optimal_return"])
+    random_return, optimal_return = (np.nan if value is None else float(value) for value in returns)
+    return TaskReference(int(entry["index"]), str(entry["name"]), random_return, optimal_return)
+
+
+def _check_comparable(results: Sequence[EvaluationResult]) -> None:
+    """Raise unless all results are of the same tasks, evaluated the same way."""
+    first = results[0]
+    for key in ("split_identity", "split_name", "family"):
+        for other in results[1:]:
+            if other.metrics[key] != first.metrics[key]:
+                raise ResultsError(
+                    f"results of different {key} cannot be compared: {first.metrics[key]!r} in "
+                    f"{_where(first)}, {other.metrics[key]!r} in {_where(other)}; compare runs of "
+                    "one split"
+                )
+    for other in results[1:]:
+        if [task.name for task in other.tasks] != [task.name for task in first.tasks]:
+            raise ResultsError(
+                f"{_where(first)} and {_where(other)} were evaluated on different tasks: evaluate "
+                "both on the same"
+            )
+        counts = [(*result.returns.shape, result.final_episodes) for result in (first, other)]
+        if counts[0] != counts[1]:
+            raise ResultsError(
+                f"shapes disagree: {_where(first)} has (tasks, evaluation seeds, episodes, final "
+                f"episodes) {counts[0]}, {_where(other)} has {counts[1]}; evaluate both alike"
+            )
+
+
+def _where(result: EvaluationResult) -> str:
+    return str(result.run_dir / f"seed_{result.training_seed}" / "evaluate" / result.method)
+
+
+def _label(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """Name the run of a method that several runs hold, unless they are its seeds."""
+    names = _run_names(results)
+    labelled = []
+    for result in results:
+        same = [other for other in results if other.method == result.method]
+        cells = {other.training_seed for other in same}
+        settings = {other.number("n_latents") for other in same}
+        ambiguous = len(cells) < len(same) or len(settings) > 1
+        suffix = f"@{names[result.run_dir]}" if ambiguous else ""
+        labelled.append(replace(result, label=result.method + suffix))
+    return labelled
+
+
+def _run_names(results: Sequence[EvaluationResult]) -> dict[Path, str]:
+    directories = list(dict.fromkeys(result.run_dir for result in results))
+    names = [path.resolve().name for path in directories]
+    unique = len(set(names)) == len(names)
+    return {
+        path: name if unique else str(path) for path, name in zip(directories, names, strict=True)
+    }

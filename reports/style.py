@@ -1,0 +1,177 @@
+"""How figures look: colours, line styles, names, labels that do not overlap, saving.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers; dashes and markers differ
+as well, so that a figure survives a greyscale printer. No global state of matplotlib is touched.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLACK, GREY, LIGHT_GREY = "#000000", "#6E6E6E", "#C8C8C8"
+ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+
+RC: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+    "svg.hashsalt": "reports",  # equal data, equal bytes
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn."""
+
+    color: str
+    dashes: Any = "-"
+    marker: str = ""
+    width: float = 1.2
+
+
+LOOKS = {
+    "student": Look(BLUE, "-", "o", 2.0),
+    "teacher": Look(BLACK, (0, (5, 1.5)), "s"),
+    "long_context": Look(GREEN, (0, (3, 1, 1, 1)), "D"),
+    "truncation": Look(ORANGE, (0, (5, 1.5)), "v"),
+    "mean_pooling": Look(SKY, (0, (2, 1)), "^"),
+    "mean_pooling_encoded": Look(GREEN, (0, (3, 1, 1, 1)), "D"),
+    "pca": Look(PURPLE, (0, (6, 1, 1, 1, 1, 1)), "P"),
+    "none": Look(VERMILLION, (0, (1, 1)), "x"),
+    "student_zeroed": Look(PURPLE, (0, (2, 1)), "^"),
+    "student_shuffled": Look(ORANGE, (0, (1, 1)), "v"),
+    "random": Look(GREY),
+    "optimal": Look(GREY),
+}
+SPARE_LOOKS = tuple(
+    Look(color, dashes, marker)
+    for dashes in ("-", (0, (4, 1)), (0, (1, 1.5)))
+    for color, marker in zip(
+        (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK), "*ph<>8d", strict=True
+    )
+)
+
+TITLES = {
+    "student": "student",
+    "teacher": "teacher",
+    "long_context": "long context",
+    "truncation": "truncation",
+    "mean_pooling": "mean pooling, raw",
+    "mean_pooling_encoded": "mean pooling, encoded",
+    "pca": "PCA",
+    "none": "no context",
+    "student_zeroed": "zeroed latents",
+    "student_shuffled": "shuffled latents",
+    "random": "random",
+    "optimal": "optimal",
+    "source_ppo": "source PPO",
+    "source_ppo_final": "source PPO, final",
+}
+
+
+def title(label: str) -> str:
+    """The name of a method in figures; "@run" stays."""
+    method, at, run = label.partition("@")
+    return TITLES.get(method, method.replace("_", " ")) + at + run
+
+
+def looks(labels: Sequence[str]) -> dict[str, Look]:
+    """A look for every label; methods keep theirs, others take spare ones in turn."""
+    spare = [label for label in labels if label not in LOOKS]
+    extra = {label: SPARE_LOOKS[i % len(SPARE_LOOKS)] for i, label in enumerate(spare)}
+    return {label: LOOKS.get(label) or extra[label] for label in labels}
+
+
+@contextmanager
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of `width` by `height` inches in this style, which pyplot knows nothing of."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
+    """Write `name`.pdf and `name`.png; equal figures give equal files."""
+    paths = [out_dir / f"{name}.pdf", out_dir / f"{name}.png"]
+    figure.savefig(paths[0], bbox_inches="tight", metadata={"CreationDate": None})
+    figure.savefig(paths[1], bbox_inches="tight")
+    return paths
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions as little as needed to stand `gap` apart, within low and high if they fit.
+
+    Clusters that touch are merged and centred on the mean of their members, which is the least
+    squares solution (pool adjacent violators).
+    """
+    order = np.argsort(positions, kind="stable")
+    clusters: list[list[int]] = []
+    starts: list[float] = []
+    for index in order:
+        clusters.append([int(index)])
+        starts.append(float(np.clip(positions[index], low, high)))
+        while len(clusters) > 1 and starts[-1] < starts[-2] + gap * len(clusters[-2]):
+            merged = clusters[-2] + clusters[-1]
+            offsets = [positions[member] - gap * rank for rank, member in enumerate(merged)]
+            highest = max(low, high - gap * (len(merged) - 1))
+            clusters[-2:] = [merged]
+            starts[-2:] = [float(np.clip(np.mean(offsets), low, highest))]
+    moved = [0.0] * len(positions)
+    for start, cluster in zip(starts, clusters, strict=True):
+        for rank, member in enumerate(cluster):
+            moved[member] = start + gap * rank
+    return moved
+
+
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[str, float, Look]], *, gap: float, bold: Sequence[str] = ()
+) -> None:
+    """Write each curve's name at the right edge, at its final height, with a leader line.
+
+    Args:
+        axes: limits must be final.
+        ends: (name, final height, look) of each curve.
+        gap: least distance between names, in data units.
+        bold: names to emphasise.
+    """
+    low, high = axes.get_ylim()
+    heights = spread([height for _, height, _ in ends], gap, low, high)
+    transform = axes.get_yaxis_transform()  # x in axes, y in data
+    for (name, end, look), height in zip(ends, heights, strict=True):
+        outside: dict[str, Any] = {"transform": transform, "clip_on": False, "color": look.color}
+        axes.plot([1.0, 1.03, 1.06], [end, end, height], lw=0.6, **outside)
+        axes.plot([1.07, 1.16], [height] * 2, ls=look.dashes, lw=look.width, **outside)
+        axes.plot([1.115], [height], marker=look.marker, ms=3.5, **outside)
+        axes.text(
+            1.18,
+            height,
+            name,
+            transform=transform,
+            va="center",
+            fontsize=7.5,
+            fontweight="bold" if name in bold else "normal",
+        )

@@ -1,0 +1,332 @@
+"""A comparison as a table: in the terminal, and as CSV, Markdown and LaTeX files.
+
+Every table shows the same strings for the same rows. What is not known is a dash, in the CSV an
+empty cell. Nothing is computed here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, fields
+from itertools import groupby
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.aggregate import DifferenceRow, MethodRow, column_descriptions
+from reports.files import write_csv
+from reports.results import EvaluationResult
+from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
+
+MISSING = "–"
+TERMINAL_WIDTH = 80
+
+# Groups of methods that a rule divides: ours, full context, other contexts, controls, references.
+GROUPS = {
+    "student": 0,
+    "teacher": 1,
+    "long_context": 1,
+    "none": 2,
+    "student_zeroed": 3,
+    "student_shuffled": 3,
+    "random": 4,
+    "optimal": 4,
+}
+OTHER_GROUP = 2
+
+DECIMALS = {
+    "compression_ratio": 1,
+    "ms_per_action": 2,
+    "train_peak_mb": 0,
+    "train_targets_per_s": 0,
+    "train_seconds": 0,
+    "return_mean": 2,
+    "first_episode_return": 2,
+    "episodes_to_90": 1,
+}
+COUNTS = {
+    "n_latents",
+    "seeds",
+    "context_tokens",
+    "context_bytes",
+    "train_updates",
+    "n_parameters",
+}
+
+RESULT_COLUMNS = {
+    "method": "Method",
+    "n_latents": "m",
+    "seeds": "Seeds",
+    "normalized_return": "Return",
+    "interval": "95 % CI",
+    "gap_recovered": "Gap rec.",
+    "tasks_solved": "Solved",
+    "context_tokens": "Context tokens",
+    "compression_ratio": "Ratio",
+    "context_bytes": "Context bytes",
+    "ms_per_action": "ms / action",
+    "train_targets_per_s": "Targets / s",
+    "train_peak_mb": "Peak MB",
+}
+DETAIL_COLUMNS = {
+    "method": "Method",
+    "return_mean": "Raw return",
+    "first_episode_return": "First episode",
+    "goals_found": "Goals found",
+    "return_once_found": "Once found",
+    "episodes_to_90": "Episodes to 90 %",
+    "final_minus_best": "Final − best",
+    "action_accuracy_recorded": "Acc. recorded",
+    "action_accuracy_optimal": "Acc. optimal",
+    "teacher_kl": "Teacher KL",
+    "train_updates": "Updates",
+    "train_seconds": "Train s",
+    "n_parameters": "Parameters",
+}
+TERMINAL_COLUMNS = {
+    "method": "method",
+    "n_latents": "m",
+    "seeds": "n",
+    "normalized_return": "return",
+    "interval": "95 % CI",
+    "gap_recovered": "gap\nrec.",
+    "tasks_solved": "solved",
+    "context_tokens": "ctx\ntokens",
+    "context_bytes": "ctx\nbytes",
+    "ms_per_action": "ms /\nact",
+}
+
+
+def cell(row: MethodRow, column: str) -> str:
+    """The string every table shows for one column of a row; "interval" joins both bounds."""
+    if column == "interval":
+        low, high = row.ci_low, row.ci_high
+        if low is None or high is None:
+            return MISSING
+        return f"[{_number(low, 2)}, {_number(high, 2)}]"
+    value = getattr(row, column)
+    if value is None:
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if column in COUNTS and float(value).is_integer():
+        return f"{int(value):,}"
+    decimals = 1 if column in COUNTS else DECIMALS.get(column, 3)
+    return _number(value, decimals)
+
+
+def _short_cell(row: MethodRow, column: str) -> str:
+    """`cell` where room is short: two decimals, thousands of bytes."""
+    value = getattr(row, column, None)
+    if column in ("gap_recovered", "tasks_solved") and value is not None:
+        return _number(value, 2)
+    if column == "context_bytes" and value is not None and value >= 10_000:
+        return f"{value / 1000:,.0f}k"
+    return cell(row, column)
+
+
+def _number(value: float, decimals: int) -> str:
+    # Rounded first, so that no -0.00 is printed; a true minus sign is as wide as a digit.
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
+
+
+def notes(
+    results: Sequence[EvaluationResult],
+    rows: Sequence[MethodRow],
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[str]:
+    """The sentences a reader of the table needs, one per line under it."""
+    first = results[0]
+    n_tasks, n_evaluation_seeds, n_episodes = first.returns.shape
+    n_known = int((first.optimal_returns > first.random_returns).sum())
+    tasks = f"{first.metrics['split_name']} tasks of {first.metrics['family']}"
+    episodes = (
+        f"last {first.final_episodes} of {n_episodes} in-context episodes, {n_evaluation_seeds} "
+        "evaluation seeds"
+    )
+    if not n_known:
+        return [
+            f"No optimal return is known for the {n_tasks} {tasks}: nothing is normalised.",
+            f"Returns: mean of the {episodes}.",
+            _action_note(results),
+        ]
+    lines = [
+        f"Return: normalised (0 random, 1 optimal), interquartile mean over training seeds and "
+        f"{n_tasks} {tasks}; mean of the {episodes}.",
+        _interval_note(rows, bootstrap),
+        _action_note(results),
+    ]
+    if n_known < n_tasks:
+        lines.append(
+            f"{n_tasks - n_known} of {n_tasks} tasks have no known optimal return and count only "
+            "in the raw return."
+        )
+    return [line for line in lines if line]
+
+
+def _interval_note(rows: Sequence[MethodRow], bootstrap: Bootstrap) -> str:
+    trained = [row for row in rows if GROUPS.get(row.method) != GROUPS["random"]]
+    alone = [row.method for row in trained if row.seeds == 1]
+    drawn = "whole" if bootstrap.whole_seeds else "within each task"
+    kind = (
+        f"CI: {100 * bootstrap.level:g} % percentile bootstrap, training seeds (n) drawn {drawn}."
+    )
+    if not alone:
+        return kind
+    if len(alone) == len(trained):
+        return "One seed: no interval. Nothing here says how far training seeds differ."
+    return f"{kind} One seed: no interval for {', '.join(alone)}."
+
+
+def _action_note(results: Sequence[EvaluationResult]) -> str:
+    modes = {
+        (bool(result.metrics.get("sampled")), result.number("temperature"))
+        for result in results
+        if GROUPS.get(result.method) != GROUPS["random"]
+    }
+    if len(modes) > 1:
+        return "Actions were not chosen alike by all methods: see sampled, temperature in metrics."
+    for sampled, temperature in modes:
+        if not sampled:
+            return "Actions: argmax."
+        at = "" if temperature is None else f" at temperature {temperature:g}"
+        return f"Actions: sampled{at}."
+    return ""
+
+
+def group_of(row: MethodRow) -> int:
+    """The group of methods a row stands in; a rule divides groups."""
+    return GROUPS.get(row.method.split("@")[0], OTHER_GROUP)
+
+
+def terminal_table(rows: Sequence[MethodRow]) -> Table:
+    """The key columns as a rich table that fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for column, title in TERMINAL_COLUMNS.items():
+        is_name = column == "method"
+        table.add_column(
+            title,
+            justify="left" if is_name else "right",
+            vertical="bottom",
+            overflow="fold",
+            no_wrap=not is_name,
+        )
+    for _, group in groupby(rows, key=group_of):
+        table.add_section()
+        for row in group:
+            style = "bold" if row.method == "student" else ""
+            cells = [Text(_short_cell(row, column), style=style) for column in TERMINAL_COLUMNS]
+            table.add_row(*cells)
+    return table
+
+
+def print_table(rows: Sequence[MethodRow], lines: Sequence[str], console: Console) -> None:
+    """Print the terminal table and the notes under it."""
+    console.print(terminal_table(rows))
+    width = min(console.width, TERMINAL_WIDTH)
+    for line in lines:
+        console.print(Text(line), style="dim", width=width)
+
+
+def write_differences(rows: Sequence[DifferenceRow], out_dir: Path) -> None:
+    """Write differences.csv into `out_dir`."""
+    header = [entry.name for entry in fields(DifferenceRow)]
+    write_csv(out_dir / "differences.csv", header, [astuple(row) for row in rows])
+
+
+def write_markdown(rows: Sequence[MethodRow], lines: Sequence[str], path: Path) -> None:
+    """Two tables, results and details, the notes, and what each column means."""
+    described = column_descriptions()
+    parts = ["# Comparison", "", *_markdown_table(rows, RESULT_COLUMNS), ""]
+    parts += [line + "  " for line in lines]
+    parts += ["", "## Details", "", *_markdown_table(rows, DETAIL_COLUMNS), ""]
+    parts += ["## Columns", ""]
+    for column, title in (RESULT_COLUMNS | DETAIL_COLUMNS).items():
+        if described.get(column):
+            parts.append(f"- **{title}**: {described[column]}.")
+    path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _markdown_table(rows: Sequence[MethodRow], columns: dict[str, str]) -> list[str]:
+    alignment = [":--" if column == "method" else "--:" for column in columns]
+    cells = [[cell(row, column).replace("|", "\\|") for column in columns] for row in rows]
+    lines = [list(columns.values()), alignment, *cells]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "−": "$-$",
+    }
+)
+
+
+def latex_escape(text: str) -> str:
+    """`text` as LaTeX prints it."""
+    return text.translate(LATEX_ESCAPES)
+
+
+def write_latex(rows: Sequence[MethodRow], lines: Sequence[str], path: Path) -> None:
+    r"""Two booktabs tables to `\input`, results and details; needs booktabs and graphicx."""
+    tables = [
+        _latex_table(rows, RESULT_COLUMNS, " ".join(lines), "tab:comparison"),
+        _latex_table(rows, DETAIL_COLUMNS, "Details of the same runs.", "tab:comparison-details"),
+    ]
+    head = "% \\usepackage{booktabs, graphicx}"
+    path.write_text("\n\n".join([head, *tables]) + "\n", encoding="utf-8")
+
+
+def _latex_table(
+    rows: Sequence[MethodRow], columns: dict[str, str], caption: str, label: str
+) -> str:
+    body = []
+    for _, group in groupby(rows, key=group_of):
+        body.append(r"  \midrule")
+        for row in group:
+            cells = (latex_escape(cell(row, column)) for column in columns)
+            body.append(f"  {' & '.join(cells)} \\\\")
+    heading = " & ".join(latex_escape(title) for title in columns.values())
+    return "\n".join(
+        [
+            r"\begin{table}[t]",
+            r"\centering",
+            rf"\caption{{{latex_escape(caption)}}}",
+            rf"\label{{{label}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(columns) - 1)}@{{}}}}",
+            r"  \toprule",
+            f"  {heading} \\\\",
+            *body,
+            r"  \bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def write_tables(rows: Sequence[MethodRow], lines: Sequence[str], out_dir: Path) -> None:
+    """Write table.csv, table.md and table.tex into `out_dir`.
+
+    Args:
+        rows: one per method.
+        lines: the notes under the table.
+        out_dir: an existing directory.
+    """
+    header = [entry.name for entry in fields(MethodRow)]
+    write_csv(out_dir / "table.csv", header, [astuple(row) for row in rows])
+    write_markdown(rows, lines, out_dir / "table.md")
+    write_latex(rows, lines, out_dir / "table.tex")

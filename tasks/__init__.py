@@ -1,0 +1,1 @@
+"""Gymnasium environments, families of tasks, splits of them and exact reference returns."""

@@ -1,0 +1,147 @@
+"""What a task is and what a family of tasks offers; families are named by import path.
+
+The environments themselves live beside this module, one file per family.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from tasks.errors import UserError
+
+JSON = Any  # whatever json.dumps accepts
+
+
+class FamilyError(UserError):
+    """A family cannot be loaded, or does not offer what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One MDP of a family.
+
+    Attributes:
+        index: Position in `family.tasks()`.
+        name: Short, unique within the family, such as `"goal=(4,2)"`.
+        params: ALL parameters of the MDP, as JSON values: they alone identify it.
+    """
+
+    index: int
+    name: str
+    params: dict[str, JSON]
+
+    def key(self) -> str:
+        """The parameters as one canonical JSON line; equal keys mean the same MDP."""
+        return json.dumps(self.params, sort_keys=True, separators=(",", ":"))
+
+
+@runtime_checkable
+class TaskFamily(Protocol):
+    """A set of MDPs that share their spaces. Any class with these members is one.
+
+    Attributes:
+        name: Of the family, used in files and reports.
+        observation_space: Of ONE environment.
+        action_space: Of ONE environment.
+        episode_len: Longest possible episode, in steps.
+    """
+
+    name: str
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+    episode_len: int
+
+    def tasks(self) -> Sequence[Task]:
+        """Every task, `tasks()[i].index == i`."""
+        ...
+
+    def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
+        """One environment of `task`."""
+        ...
+
+    def make_vector_env(self, tasks: Sequence[Task]) -> VectorEnv:
+        """One copy per entry, entries may repeat, autoreset SAME_STEP.
+
+        `step()` returns the reset observation of an ended episode; the true last one stands in
+        `infos["final_obs"]` `(n, ...)` where `infos["_final_obs"]` `(n,)` is True.
+        """
+        ...
+
+    def random_return(self, task: Task) -> float:
+        """Expected undiscounted return of one episode of uniformly random actions."""
+        ...
+
+    def optimal_return(self, task: Task) -> float | None:
+        """Best expected undiscounted return of one episode; None where it is not known."""
+        ...
+
+    def optimal_actions(
+        self,
+        tasks: Sequence[Task],
+        observations: np.ndarray,
+        rng: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """An optimal action `(n,)` for each of the observations `(n, ...)`.
+
+        Several actions may be optimal: `rng` draws one of them uniformly, without it the choice
+        is fixed. Raises FamilyError where the family knows no optimal actions.
+        """
+        ...
+
+
+def load_family(target: str, kwargs: Mapping[str, Any] | None = None) -> TaskFamily:
+    """Build the family that an import path names.
+
+    Args:
+        target: `"module:Class"`, for example `"tasks.darkroom:DarkRoomFamily"`.
+        kwargs: Arguments of the class.
+
+    Raises:
+        FamilyError: The path has another form, leads nowhere, the class refuses the arguments, or
+            what it builds lacks a member of `TaskFamily`.
+    """
+    cls = _import_class(target)
+    try:
+        family = cls(**(kwargs or {}))
+    except TypeError as error:
+        raise FamilyError(
+            f"family {target!r} could not be built from {dict(kwargs or {})}: {error}"
+        ) from error
+    missing = [name for name in _MEMBERS if not hasattr(family, name)]
+    if missing:
+        raise FamilyError(
+            f"{target!r} is not a task family: it lacks {', '.join(missing)}; "
+            "see TaskFamily in tasks/family.py for what is expected"
+        )
+    return family
+
+
+_MEMBERS = (
+    *("name", "observation_space", "action_space", "episode_len", "tasks", "make_env"),
+    *("make_vector_env", "random_return", "optimal_return", "optimal_actions"),
+)
+
+
+def _import_class(target: str) -> Any:
+    module_name, separator, class_name = target.partition(":")
+    if not (separator and module_name and class_name):
+        raise FamilyError(
+            f"family must be an import path 'module:Class' such as "
+            f"'tasks.darkroom:DarkRoomFamily', got {target!r}"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise FamilyError(
+            f"family {target!r}: module {module_name!r} cannot be imported ({error}); "
+            "is its folder on PYTHONPATH?"
+        ) from error
+    if not hasattr(module, class_name):
+        raise FamilyError(f"family {target!r}: module {module_name!r} has no class {class_name!r}")
+    return getattr(module, class_name)

@@ -1,0 +1,89 @@
+"""SB3VecEnv lets stable-baselines3 drive a gymnasium vector environment without a Python loop.
+
+Apart from tasks/vector.py so that acting and evaluating do not import stable-baselines3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+from tasks.family import FamilyError
+from tasks.vector import final_observations
+
+
+class SB3VecEnv(VecEnv):
+    """A gymnasium vector environment, autoreset SAME_STEP, behind SB3's interface.
+
+    At an episode's end `infos[i]["terminal_observation"]` holds the true last observation and
+    `infos[i]["TimeLimit.truncated"]` whether it was cut off rather than terminated, as SB3's
+    algorithms expect.
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Wrap `env`; raises FamilyError for another autoreset mode."""
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise FamilyError(
+                f"a vector environment must declare autoreset_mode SAME_STEP, got {mode}; "
+                "build it with gymnasium's autoreset_mode=AutoresetMode.SAME_STEP"
+            )
+        self.env = env
+        self._actions = np.zeros(env.num_envs)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        """Reset every copy; observations `(n, ...)`."""
+        seeds = list(self._seeds) if any(seed is not None for seed in self._seeds) else None
+        observations, _ = self.env.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
+        self._reset_seeds()
+        return observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep actions `(n, ...)` for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Observations `(n, ...)`, rewards `(n,)` float32, dones `(n,)` bool, `n` infos."""
+        observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        dones = terminated | truncated
+        sb3_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if dones.any():
+            true_next = final_observations(observations, infos)
+            for index in np.flatnonzero(dones):
+                sb3_infos[index] = {
+                    "terminal_observation": true_next[index],
+                    "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
+                }
+        return observations, rewards.astype(np.float32), dones, sb3_infos
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The wrapped environment's attribute, once per copy; None where it has none."""
+        return [getattr(self.env, attr_name, None)] * len(self._indices(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the wrapped environment, for all copies at once."""
+        setattr(self.env, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the wrapped environment once; its result, once per copy."""
+        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [result] * len(self._indices(indices))
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None
+    ) -> list[bool]:
+        """Never: copies are not separate environments here."""
+        return [False] * len(self._indices(indices))
+
+    def _indices(self, indices: Any) -> Sequence[int]:
+        return list(self._get_indices(indices))

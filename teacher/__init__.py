@@ -1,0 +1,1 @@
+"""Who is imitated: source algorithms and the full-context teacher."""

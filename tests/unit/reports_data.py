@@ -1,0 +1,144 @@
+"""Result directories as evaluation writes them, filled with plausible made-up returns."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+HORIZON = 20
+REGION_LEN = 80
+
+# method: (final level, episodes until a goal is found, latents, context tokens)
+METHODS = {
+    "student": (0.84, 9, 8, 88),
+    "teacher": (0.88, 8, None, 160),
+    "long_context": (0.9, 7, None, 320),
+    "truncation": (0.52, 11, 8, 88),
+    "mean_pooling": (0.40, 13, 8, 88),
+    "mean_pooling_encoded": (0.62, 12, 8, 88),
+    "pca": (0.33, 14, 8, 88),
+    "none": (0.07, 1, None, 80),
+    "student_zeroed": (0.08, 1, 8, 88),
+    "student_shuffled": (0.05, 1, 8, 88),
+    "random": (0.0, 1, None, None),
+    "optimal": (1.0, 0, None, None),
+}
+
+
+def task_entries(n_tasks):
+    generator = np.random.default_rng(n_tasks)
+    entries = []
+    for index in range(n_tasks):
+        x, y = generator.integers(0, 9, size=2)
+        entries.append(
+            {
+                "index": 3 * index + 1,
+                "name": f"goal=({x},{y})" if n_tasks < 30 else f"goal={index}",
+                "params": {"goal": [int(x), int(y)]},
+                "random_return": 0.25,
+                "optimal_return": float(21 - abs(x - 4) - abs(y - 4)),
+            }
+        )
+    return entries
+
+
+def made_up_returns(method, seed, entries, n_evaluation_seeds, n_episodes):
+    """Every stream finds its goal at some episode, far goals later or never, and stays there."""
+    level, delay, _, _ = METHODS.get(method, (0.3, 10, 8, 88))
+    generator = np.random.default_rng([seed, len(method), sum(map(ord, method))])
+    low = np.array([entry["random_return"] for entry in entries])[:, None, None]
+    high = np.array([entry["optimal_return"] or 17.0 for entry in entries])[:, None, None]
+    distance = (21 - high) / 8
+    n_tasks = len(entries)
+    shape = (n_tasks, n_evaluation_seeds, 1)
+    if method == "optimal":
+        return np.broadcast_to(high, (n_tasks, n_evaluation_seeds, n_episodes)).astype(np.float32)
+    task_level = level + (0.05 + 0.1 * distance) * generator.normal(size=(n_tasks, 1, 1))
+    found_at = generator.exponential(delay * (0.4 + distance), size=shape)
+    never = generator.random(shape) > 1.05 - 0.25 * distance
+    episode = np.arange(n_episodes)
+    rise = 1 / (1 + np.exp(-(episode - found_at) / 1.5))
+    score = np.where(never & (level < 1), 0.0, np.clip(task_level, 0, 0.99) * rise)
+    noise = 0.06 * generator.normal(size=(n_tasks, n_evaluation_seeds, n_episodes))
+    returns = low + np.clip(score + noise, -0.02, 1) * (high - low)
+    return returns.astype(np.float32)
+
+
+def write_method(
+    run_dir, method, seed, *, n_tasks=8, n_evaluation_seeds=6, n_episodes=40, **changed
+):
+    """One evaluated method; `changed` replaces entries of metrics.json, `returns` the array."""
+    entries = changed.pop("tasks", task_entries(n_tasks))
+    returns = changed.pop(
+        "returns", made_up_returns(method, seed, entries, n_evaluation_seeds, n_episodes)
+    )
+    _, _, n_latents, context_tokens = METHODS.get(method, (0.3, 10, 8, 88))
+    trained = method not in ("random", "optimal")
+    metrics = {
+        "format_version": 1,
+        "method": method,
+        "training_seed": seed,
+        "split_identity": "5f2c",
+        "split_name": "test",
+        "family": "darkroom",
+        "horizon": HORIZON,
+        "sampled": method != "optimal",
+        "temperature": 1.0 if trained else None,
+        "tasks": entries,
+        "n_evaluation_seeds": returns.shape[1],
+        "n_episodes": returns.shape[2],
+        "final_episodes": min(10, returns.shape[2]),
+        "n_latents": n_latents,
+        "context_tokens": context_tokens,
+        "compression_ratio": None if n_latents is None else REGION_LEN / n_latents,
+        "context_bytes": None if context_tokens is None else context_tokens * 2048,
+        "ms_per_action": 1.25 + 0.01 * (context_tokens or 0) if trained else None,
+        "train_updates": 1600 if trained else None,
+        "train_seconds": 431.5 + seed if trained else None,
+        "train_targets_per_s": 13250.0 + seed if trained else None,
+        "train_peak_mb": 612.0 if trained else None,
+        "n_parameters": 1234567 if trained else None,
+        "action_accuracy_recorded": 0.512 if trained else None,
+        "action_accuracy_optimal": 0.701 if trained else None,
+        "teacher_kl": 0.031 if method == "student" else None,
+        "config_hash": "c0ffee",
+        "git_sha": "abc1234",
+        "created": "2025-01-01T00:00:00Z",
+    }
+    path = Path(run_dir) / f"seed_{seed}" / "evaluate" / method
+    path.mkdir(parents=True)
+    np.save(path / "eval_result.npy", returns)
+    (path / "metrics.json").write_text(json.dumps(metrics | changed))
+    return path
+
+
+def write_run(run_dir, *, methods=tuple(METHODS), seeds=(0, 1, 2), source=True, **changed):
+    """A run directory with every method at every training seed; random and optimal at one."""
+    for method in methods:
+        for seed in seeds if method not in ("random", "optimal") else seeds[:1]:
+            write_method(run_dir, method, seed, **changed)
+    if source:
+        write_source_curves(run_dir, task_entries(changed.get("n_tasks", 8)))
+    return Path(run_dir)
+
+
+def write_source_curves(run_dir, entries, n_regions=20):
+    path = Path(run_dir) / "collect" / "learning_curves.csv"
+    path.parent.mkdir(parents=True)
+    generator = np.random.default_rng(7)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "split", "style", "source_seed", "region", "mean_return"])
+        for entry in entries:
+            for source_seed in range(2):
+                for region in range(n_regions):
+                    learned = 1 / (1 + np.exp(-(region - 8) / 2))
+                    value = 0.2 + 0.95 * entry["optimal_return"] * learned
+                    value += 0.2 * generator.normal()
+                    writer.writerow(
+                        [entry["index"], "test", "ppo", source_seed, region, f"{value:.4f}"]
+                    )
+        # Rows that belong to other splits and styles are not the curve.
+        writer.writerow([entries[0]["index"], "train", "ppo", 0, 0, 99])
+        writer.writerow([entries[0]["index"], "test", "random", 0, 0, 99])

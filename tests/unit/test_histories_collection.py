@@ -1,0 +1,178 @@
+"""Collecting: what is written, going on after a kill, ranks, refusals, curves."""
+
+import csv
+import dataclasses
+from functools import partial
+from threading import Thread
+
+import histories_data
+import numpy as np
+import pytest
+from histories_data import SETTINGS, collect_small, small_family, small_split, walk
+
+from histories.collection import CollectError
+from histories.curves import Curve, curve_warning, region_returns
+from histories.regions import RegionError
+from histories.store import open_histories
+
+
+def learner_that_fails(*args, **kwargs):
+    raise AssertionError("a finished job was made again")
+
+
+def test_a_collection_holds_every_task_and_field(tmp_path):
+    summary = collect_small(tmp_path)
+    assert (summary.n_jobs, summary.n_done_before, summary.n_env_steps) == (9, 0, 9 * 3 * 40)
+    family = small_family()
+    with open_histories(summary.path) as reader:
+        assert reader.task_indices() == list(range(9))
+        assert reader.split == small_split()
+        assert reader.observation_space == family.observation_space
+        assert reader.settings["region_len"] == 10
+        for task in family.tasks():
+            arrays = reader.arrays(task.index)
+            assert reader.task(task.index) == task
+            assert arrays["observations"].shape == (3, 40, 2)
+            assert arrays["style"].tolist() == ["walk"] * 3
+            random, optimal = reader.references(task.index)
+            assert random == pytest.approx(family.random_return(task))
+            assert optimal == family.optimal_return(task)
+
+
+def test_recorded_next_observations_are_true(tmp_path):
+    with open_histories(collect_small(tmp_path).path) as reader:
+        arrays = reader.arrays(0)
+    ended = arrays["terminated"] | arrays["truncated"]
+    inside = ~ended[:, :-1]
+    following = arrays["observations"][:, 1:]
+    assert (arrays["next_observations"][:, :-1][inside] == following[inside]).all()
+    assert (following[~inside] == 1).all()  # the centre: reset observations
+    assert (arrays["next_observations"][:, :-1][~inside] != 1).any()
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    first = collect_small(tmp_path)
+    whole = first.path.read_bytes()
+    first.path.unlink()
+    (tmp_path / "parts" / "00004-walk-0.h5").unlink()
+    torn = tmp_path / "parts" / "00005-walk-0.h5"
+    torn.write_bytes(torn.read_bytes()[:500])
+    again = collect_small(tmp_path)
+    assert (again.n_done_before, again.n_env_steps) == (7, 2 * 3 * 40)
+    with open_histories(again.path) as reader:
+        assert reader.task_indices() == list(range(9))
+    assert len(again.path.read_bytes()) == len(whole)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_finished_collection_is_left_alone_even_without_parts(tmp_path):
+    path = collect_small(tmp_path).path
+    modified = path.stat().st_mtime_ns
+    for part in (tmp_path / "parts").iterdir():
+        part.unlink()
+    summary = collect_small(tmp_path, learners={"walk": learner_that_fails})
+    assert summary.n_env_steps == 0
+    assert path.stat().st_mtime_ns == modified
+
+
+def test_another_split_is_assembled_from_the_same_parts(tmp_path):
+    collect_small(tmp_path)
+    summary = collect_small(tmp_path, split=small_split(seed=1))
+    assert summary.n_env_steps == 0
+    with open_histories(summary.path) as reader:
+        assert reader.split == small_split(seed=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "learner"),
+    [({"n_streams": 4}, walk), ({}, partial(walk, steps=(4, 4, 4, 4)))],
+)
+def test_parts_of_other_settings_are_refused(tmp_path, change, learner):
+    collect_small(tmp_path)
+    settings = dataclasses.replace(SETTINGS, **change)
+    with pytest.raises(CollectError, match="other settings; delete"):
+        collect_small(tmp_path, settings, learners={"walk": learner})
+
+
+def test_ranks_share_the_jobs(tmp_path):
+    other = Thread(target=collect_small, args=(tmp_path,), kwargs={"rank": 1, "world_size": 2})
+    other.start()
+    summary = collect_small(tmp_path, rank=0, world_size=2, poll_seconds=0.01)
+    other.join()
+    assert summary.n_env_steps == 5 * 3 * 40
+    with open_histories(summary.path) as reader:
+        assert reader.task_indices() == list(range(9))
+
+
+def test_styles_and_seeds_lie_side_by_side(tmp_path):
+    settings = dataclasses.replace(SETTINGS, source_seeds=(0, 1))
+    summary = collect_small(tmp_path, settings)
+    with open_histories(summary.path) as reader:
+        arrays = reader.arrays(2)
+    assert arrays["source_seed"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert (arrays["actions"][0] != arrays["actions"][3]).any()
+
+
+def test_impossible_settings(tmp_path):
+    for change, error in (
+        ({"styles": ("ppo",)}, CollectError),
+        ({"n_streams": 0}, CollectError),
+        ({"marker_rule": "weekly"}, RegionError),
+    ):
+        with pytest.raises(error):
+            collect_small(tmp_path, dataclasses.replace(SETTINGS, **change))
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_histories(tmp_path):
+    one = collect_small(tmp_path / "one")
+    two = collect_small(tmp_path / "two", dataclasses.replace(SETTINGS, n_workers=2))
+    assert two.n_env_steps == one.n_env_steps
+    with open_histories(one.path) as first, open_histories(two.path) as second:
+        for index in range(9):
+            for name, array in first.arrays(index).items():
+                assert (array == second.arrays(index)[name]).all()
+
+
+def test_learning_curves_file(tmp_path):
+    summary = collect_small(tmp_path)
+    with (tmp_path / "learning_curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 * 4
+    assert set(rows[0]) == {"task", "split", "style", "source_seed", "region", "mean_return"}
+    with open_histories(summary.path) as reader:
+        arrays = reader.arrays(1)
+    # two episodes of five steps in a region of ten
+    expected = arrays["rewards"].reshape(3, 4, 2, 5).sum(-1).mean((0, 2))
+    found = [float(row["mean_return"]) for row in rows if row["task"] == "1"]
+    assert found == pytest.approx(expected.tolist())
+
+
+def test_region_returns_count_an_episode_where_it_finishes():
+    rewards = np.array([[1.0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 5]])
+    ended = np.array([[0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 1]], dtype=bool)
+    markers = np.array([[1, 2, 1, 2, 1, 2]] * 2)
+    returns = region_returns(rewards, ended, markers)
+    assert returns.tolist() == [2.0, 0.0, 4.0]  # (2), (0), (3 and 5)
+    empty = region_returns(rewards, np.zeros_like(ended), markers)
+    assert np.isnan(empty).all()
+
+
+@pytest.mark.parametrize(
+    ("returns", "style", "word"),
+    [
+        ([0, 5, 10, 9], "ppo", None),
+        ([0, 5, 10, 6], "ppo", "collapsed"),
+        ([0, 1, 1.5, 1], "ppo", "flat"),
+        ([0, 1, 1.5, 1], "random", None),
+        ([0, 5, 10, np.nan], "ppo", None),
+    ],
+)
+def test_curve_warnings(returns, style, word):
+    curve = Curve(3, "goal=(0,0)", "train", style, 0, np.array(returns, float), 0.0, 10.0)
+    warning = curve_warning(curve)
+    assert (warning is None) if word is None else warning.startswith(f"{word}: task 3 goal=(0,0)")
+
+
+def test_the_test_learner_is_importable_by_processes():
+    assert histories_data.walk is walk

@@ -1,0 +1,240 @@
+"""Tables and figures as files: what they show, what they never invent, what they leave behind."""
+
+import csv
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from reports_data import METHODS, REGION_LEN, task_entries, write_method, write_run
+from rich.console import Console
+
+from reports import curves, figures, style, tables
+from reports.aggregate import MethodRow, method_rows, stack_methods
+from reports.comparison import write_comparison
+from reports.results import ResultsError, load_results, load_source_curves
+from reports.statistics import Bootstrap
+
+QUICK = Bootstrap(n_resamples=200)
+ROW = MethodRow(
+    method="mean_pooling_encoded",
+    n_latents=8,
+    seeds=5,
+    normalized_return=0.71234,
+    ci_low=-0.021,
+    ci_high=0.8049,
+    gap_recovered=-0.0004,
+    tasks_solved=1.0,
+    context_tokens=88,
+    compression_ratio=10.0,
+    context_bytes=180_224,
+    ms_per_action=1.2345,
+)
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def printed(rows, lines=(), width=80):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    tables.print_table(rows, lines, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return write_run(tmp_path / "run", seeds=(0, 1), n_evaluation_seeds=2, n_episodes=20)
+
+
+@pytest.fixture
+def methods(run_dir):
+    return stack_methods(load_results([run_dir]))
+
+
+# --- tables ---
+
+
+def test_cells():
+    assert tables.cell(ROW, "normalized_return") == "0.712"
+    assert tables.cell(ROW, "interval") == "[−0.02, 0.80]"
+    assert tables.cell(ROW, "gap_recovered") == "0.000"  # no -0.000
+    assert tables.cell(ROW, "context_bytes") == "180,224"
+    assert tables.cell(ROW, "n_latents") == "8"
+    assert tables.cell(ROW, "train_seconds") == "–"
+    assert tables.cell(MethodRow("student", ci_low=None), "interval") == "–"
+
+
+def test_terminal_table_fits_80_columns_and_keeps_names_whole():
+    text = printed([MethodRow("student", seeds=5), ROW], ["A note. " * 30])
+    assert max(map(len, text.splitlines())) <= 80
+    for value in ("mean_pooling_encoded", "0.712", "[−0.02, 0.80]", "1.00", "180k", "1.23", "–"):
+        assert value in text
+
+
+def test_csv_holds_every_column_in_full_and_nothing_invented(tmp_path):
+    tables.write_tables([ROW], [], tmp_path)
+    (row,) = read_csv(tmp_path / "table.csv")
+    assert list(row) == list(vars(ROW))
+    assert row["normalized_return"] == "0.71234"
+    assert row["teacher_kl"] == ""
+    assert b"\r" not in (tmp_path / "table.csv").read_bytes()
+
+
+def test_markdown_rows_have_as_many_cells_as_the_header(tmp_path):
+    tables.write_tables([ROW, MethodRow("odd|name")], ["A note."], tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    for block in (tables.RESULT_COLUMNS, tables.DETAIL_COLUMNS):
+        header = "| " + " | ".join(block.values()) + " |"
+        start = text.splitlines().index(header)
+        for line in text.splitlines()[start : start + 4]:
+            assert line.replace("\\|", "").count("|") == len(block) + 1
+    assert "A note." in text
+
+
+def test_latex_is_escaped_and_balanced(tmp_path):
+    rows = [MethodRow("student"), ROW, MethodRow("a&b#c$d{e}f~g^h\\i<j")]
+    tables.write_tables(rows, ["95 % of x_1."], tmp_path)
+    text = (tmp_path / "table.tex").read_text()
+    assert r"mean\_pooling\_encoded & 8 & 5 & 0.712 & [$-$0.02, 0.80]" in text
+    escaped = r"a\&b\#c\$d\{e\}f\textasciitilde{}g\textasciicircum{}h\textbackslash{}i\textless{}j"
+    assert escaped in text
+    assert r"95 \% of x\_1." in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {12}
+    assert text.isascii()
+
+
+def test_notes_say_what_was_averaged_and_when_there_is_no_interval(tmp_path):
+    write_run(tmp_path / "run", seeds=(0, 1), source=False, n_episodes=20)
+    results = load_results([tmp_path / "run"])
+    lines = tables.notes(results, method_rows(results))
+    assert "8 test tasks of darkroom; mean of the last 10 of 20 in-context" in lines[0]
+    assert "95 % percentile bootstrap" in lines[1]
+    assert "no interval" not in lines[1]  # random and optimal are not trained
+    assert lines[2] == "Actions: sampled at temperature 1."
+
+    results = load_results([tmp_path / "run"], seeds=[1])
+    assert "One seed: no interval" in tables.notes(results, method_rows(results))[1]
+
+    write_method(tmp_path / "run", "extra", 0, n_episodes=20, temperature=0.5)
+    results = load_results([tmp_path / "run"])
+    lines = tables.notes(results, method_rows(results))
+    assert lines[1].endswith("One seed: no interval for extra.")
+    assert "not chosen alike" in lines[2]
+
+
+# --- figures ---
+
+
+def test_spread_keeps_order_distance_and_what_needs_no_moving():
+    assert style.spread([0.5, 0.0, 1.0], 0.1, 0, 1) == [0.5, 0.0, 1.0]
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        positions = generator.normal(0.5, 0.4, size=7)
+        moved = np.array(style.spread(positions.tolist(), 0.1, 0.0, 1.0))
+        order = np.argsort(positions)
+        assert (np.diff(moved[order]) > 0.1 - 1e-9).all()
+        assert moved.min() > -1e-9
+        assert moved.max() < 1 + 1e-9
+
+
+def test_every_method_has_its_own_look_within_a_panel():
+    labels = [*METHODS, "student@a", "student@b", "other"]
+    looks = style.looks(labels)
+    for panel in curves.arrange([label for label in labels if label not in curves.REFERENCES]):
+        shown = [(looks[label].marker, str(looks[label].dashes)) for label in panel.labels]
+        assert len(set(shown)) == len(shown)
+        assert len(panel.labels) <= curves.MAX_CURVES
+
+
+def test_arrange_shows_every_curve_once_and_the_student_in_all():
+    labels = [label for label in METHODS if label not in curves.REFERENCES]
+    labels += [f"other{i}" for i in range(9)]
+    panels = curves.arrange(labels)
+    assert all(panel.labels[0] == "student" for panel in panels)
+    shown = [label for panel in panels for label in panel.labels if label != "student"]
+    assert sorted(shown) == sorted(set(labels) - {"student"})
+    assert [panel.labels for panel in curves.arrange(["student"])] == [("student",)]
+    assert [panel.labels for panel in curves.arrange(["pca", "none"])] == [("pca", "none")]
+
+
+def test_method_curve_is_the_iqm_of_every_episode(methods):
+    student = methods[0]
+    curve = curves.method_curve(student, QUICK)
+    for episode in (0, 7, 19):
+        cells = np.sort(student.normalized[:, :, :, episode].mean(axis=2).ravel())
+        assert curve.returns[episode] == pytest.approx(cells[4:12].mean())
+        assert curve.low[episode] <= curve.returns[episode] <= curve.high[episode]
+    assert curve.episodes[0] == 1
+
+
+def test_source_curve_stands_at_the_middle_of_its_regions(run_dir, methods):
+    tasks = methods[0].results[0].tasks
+    source = load_source_curves([run_dir], tasks, "test")
+    curve, final = curves.source_levels(methods[0], source, REGION_LEN)
+    assert curve.episodes[:2] == pytest.approx([2.5, 6.5])  # episodes 1-4, 5-8
+    assert final.returns == pytest.approx(np.full(2, curve.returns[-2:].mean()))
+    (alone,) = curves.source_levels(methods[0], source, None)
+    assert alone.label == "source_ppo_final"
+    assert curves.source_levels(methods[0], None, REGION_LEN) == []
+
+
+def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_path):
+    out = tmp_path / "new" / "comparison"
+    before = mpl.rcParams.copy()
+    console = Console(file=io.StringIO(), width=80)
+    rows = write_comparison([run_dir], out, region_len=REGION_LEN, bootstrap=QUICK, console=console)
+    assert [row.method for row in rows] == list(METHODS)
+    assert "student" in console.file.getvalue()
+    names = {path.name for path in out.iterdir()}
+    plots = {
+        f"{n}.{e}" for n in ("learning_curves", "bars", "tasks") for e in ("pdf", "png", "csv")
+    }
+    assert names == plots | {"table.csv", "table.md", "table.tex", "differences.csv"} | {
+        "bars_points.csv"
+    }
+    assert (out / "bars.pdf").read_bytes().startswith(b"%PDF")
+    assert dict(mpl.rcParams) == dict(before)
+
+    assert [row["method"] for row in read_csv(out / "table.csv")] == list(METHODS)
+    assert len(read_csv(out / "bars_points.csv")) == 8 * (10 * 2 + 2)
+    plotted = {row["curve"] for row in read_csv(out / "learning_curves.csv")}
+    assert plotted == set(METHODS) | {"source_ppo", "source_ppo_final"}
+    assert list(read_csv(out / "tasks.csv")[0]) == ["task", "student", "teacher", "none"]
+
+
+def test_equal_results_give_equal_files(tmp_path):
+    run = write_run(tmp_path / "run", methods=("student", "pca"), n_tasks=3, n_episodes=10)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        methods = stack_methods(load_results([run]))
+        curves.draw_learning_curves(methods, tmp_path / name, bootstrap=QUICK)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_many_tasks_become_a_map(tmp_path):
+    run = write_run(
+        tmp_path, methods=("student", "none"), seeds=(0,), n_tasks=130, n_episodes=3, source=False
+    )
+    paths = figures.draw_tasks(stack_methods(load_results([run])), tmp_path)
+    assert [path.suffix for path in paths] == [".pdf", ".png"]
+    assert len(read_csv(tmp_path / "tasks.csv")) == 130
+
+
+def test_results_that_cannot_be_normalised_are_still_drawn(tmp_path):
+    entries = [entry | {"optimal_return": None} for entry in task_entries(4)]
+    for method in ("student", "random"):
+        write_method(tmp_path, method, 0, tasks=entries, n_episodes=6)
+    (row, _) = write_comparison([tmp_path], tmp_path / "out", bootstrap=QUICK)
+    assert row.normalized_return is None
+    assert "nothing is normalised" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_nothing_is_written_without_results(tmp_path):
+    with pytest.raises(ResultsError):
+        write_comparison([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,119 @@
+"""Checkpoints to resume from, written under a temporary name and renamed; read without pickle.
+
+    <stage>/checkpoints/000500/
+        model.safetensors     weights of what is trained
+        best.safetensors      weights with the best validation score so far, if any
+        optimizer.pt          optimiser and schedule state (tensors and numbers only)
+        state.json            step, best score, best step, training seconds, targets seen
+
+Random numbers need no state: every update seeds them from (seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tasks.errors import UserError
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read or does not fit."""
+
+
+def save_checkpoint(
+    stage_dir: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    best: dict[str, Tensor] | None,
+) -> Path:
+    """Write the checkpoint of a step and delete older ones.
+
+    Args:
+        stage_dir: The stage's directory.
+        step: Updates done.
+        model: What is trained.
+        optimizer: Its optimiser.
+        state: JSON-able progress.
+        best: Best weights so far.
+
+    Returns:
+        The checkpoint's directory.
+    """
+    folder = stage_dir / "checkpoints"
+    target, temporary = folder / f"{step:06d}", folder / f".tmp-{step:06d}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors"
+    )
+    if best is not None:
+        save_file(best, temporary / "best.safetensors")
+    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+    for old in folder.iterdir():
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def latest_checkpoint(stage_dir: Path) -> Path | None:
+    """Return the complete checkpoint with the highest step, or None."""
+    found = [p for p in (stage_dir / "checkpoints").glob("[0-9]*") if (p / "state.json").exists()]
+    return max(found, key=lambda path: int(path.name), default=None)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+    """Load a checkpoint into a model and its optimiser.
+
+    Returns:
+        The progress and the best weights so far.
+
+    Raises:
+        CheckpointError: If it is damaged or of another shape.
+    """
+    try:
+        weights = load_file(path / "model.safetensors")
+        best_file = path / "best.safetensors"
+        best = load_file(best_file) if best_file.exists() else None
+        optimizer_state = torch.load(path / "optimizer.pt", weights_only=True)
+        state = json.loads((path / "state.json").read_text())
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); delete this folder to start the stage anew."
+        ) from error
+    load_weights(model, weights, path)
+    optimizer.load_state_dict(optimizer_state)
+    return state, best
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        CheckpointError: Naming the first parameter that does not fit.
+    """
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        mine = tuple(own[name].shape) if name in own else "absent"
+        theirs = tuple(weights[name].shape) if name in weights else "absent"
+        if mine != theirs:
+            raise CheckpointError(
+                f"{source} does not fit this model: {name} is {theirs} there and {mine} here; "
+                "use the configuration it was trained with, or another run_dir."
+            )
+    model.load_state_dict(weights)

@@ -1,0 +1,213 @@
+"""One training loop for every stage: `fit`.
+
+An update is a pure function of (weights, optimiser state, seed, step): batches and dropout are seeded by the
+step, so a run resumed from any checkpoint ends with the same weights, bit for bit on one CPU process.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from training.optim import OptimConfig, build_optimizer, build_schedule
+from training.seeding import derive
+
+Batches = Callable[[int, int], Any]
+"""(step, micro-batch) -> this process' share of the batch, on its device."""
+Validate = Callable[[], dict[str, float]]
+"""Return metrics of the current weights; `score` is what the best checkpoint is chosen by."""
+
+
+def fit(
+    objective: nn.Module,
+    batches: Batches,
+    config: OptimConfig,
+    stage_dir: Path,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    targets_per_update: int,
+    validate: Validate | None = None,
+    slow: Iterable[nn.Parameter] = (),
+) -> dict[str, Any]:
+    """Train an objective and leave it holding the weights with the best validation score.
+
+    Args:
+        objective: Module whose `forward(batch)` returns (loss, metrics).
+        batches: Where batches come from.
+        config: Updates, rates, intervals.
+        stage_dir: Receives `checkpoints/` and `log.csv`.
+        accelerator: Device, processes, precision, trackers.
+        seed: Training seed of this stage.
+        targets_per_update: Supervised positions in one global batch.
+        validate: Run every `validate_every` updates and at the end.
+        slow: Parameters that learn at `compressor_lr_ratio` times the rate.
+
+    Returns:
+        `updates, seconds, targets_per_s, best_step, best_score` and the last metrics.
+    """
+    optimizer = build_optimizer(objective, config, slow)
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    schedule = build_schedule(optimizer, config)
+    log = StageLog(stage_dir / "log.csv", accelerator)
+    state: dict[str, Any] = {"seconds": 0.0, "best_score": None, "best_step": None}
+    best: dict[str, Tensor] | None = None
+    start = 0
+    if (checkpoint := latest_checkpoint(stage_dir)) is not None:
+        state, best = load_checkpoint(checkpoint, objective, optimizer)
+        start = state["step"]
+        # The schedule is a pure function of the step; stepping it forward costs nothing.
+        for _ in range(start):
+            schedule.step()
+        accelerator.print(f"resuming {stage_dir} at update {start} of {config.updates}")
+    log.resume(start)
+
+    for step in range(start, config.updates):
+        began = time.perf_counter()
+        torch.manual_seed(derive(seed, "update", step, accelerator.process_index))
+        objective.train()
+        metrics = _update(model, batches, step, config, accelerator, optimizer)
+        schedule.step()
+        state["seconds"] += time.perf_counter() - began
+        done = step + 1
+        log.add(metrics)
+        if done % config.log_every == 0 or done == config.updates:
+            log.write(done, {"lr": schedule.get_last_lr()[0], "seconds": state["seconds"]})
+        due = config.validate_every and done % config.validate_every == 0
+        if validate is not None and (due or done == config.updates):
+            scores = _validated(validate, objective, accelerator)
+            log.write_scores(done, scores)
+            if state["best_score"] is None or scores["score"] > state["best_score"]:
+                state |= {"best_score": scores["score"], "best_step": done}
+                best = {k: v.detach().cpu().clone() for k, v in objective.state_dict().items()}
+        if done % config.checkpoint_every == 0 or done == config.updates:
+            if accelerator.is_main_process:
+                save_checkpoint(stage_dir, done, objective, optimizer, state, best)
+            accelerator.wait_for_everyone()
+    if best is not None:
+        objective.load_state_dict(best)
+    objective.eval()
+    return {
+        "updates": config.updates,
+        "seconds": state["seconds"],
+        "targets_per_s": config.updates * targets_per_update / max(state["seconds"], 1e-9),
+        "best_step": state["best_step"],
+        "best_score": state["best_score"],
+        "final": log.last,
+    }
+
+
+def _update(
+    model: nn.Module,
+    batches: Batches,
+    step: int,
+    config: OptimConfig,
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Tensor]:
+    """Do one optimiser update; return its metrics, averaged over micro-batches."""
+    totals: dict[str, Tensor] = {}
+    share = 1.0 / config.accumulation_steps
+    for micro in range(config.accumulation_steps):
+        batch = batches(step, micro)
+        last = micro == config.accumulation_steps - 1
+        with _sync(accelerator, model, last), accelerator.autocast():
+            loss, metrics = model(batch)
+            accelerator.backward(loss * share)
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + value * share
+    totals["grad_norm"] = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return totals
+
+
+def _sync(accelerator: Accelerator, model: nn.Module, last: bool):
+    """Synchronise gradients at the last micro-batch only."""
+    if last or accelerator.num_processes == 1:
+        import contextlib
+
+        return contextlib.nullcontext()
+    return accelerator.no_sync(model)
+
+
+def _validated(
+    validate: Validate, objective: nn.Module, accelerator: Accelerator
+) -> dict[str, float]:
+    """Validate in eval mode; every process gets the main process' scores."""
+    objective.eval()
+    scores = validate()
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        holder = [scores]
+        broadcast_object_list(holder)
+        scores = holder[0]
+    return scores
+
+
+class StageLog:
+    """`log.csv` of a stage (one row per interval) and whatever trackers the accelerator has."""
+
+    def __init__(self, path: Path, accelerator: Accelerator) -> None:
+        self.path = path
+        self.accelerator = accelerator
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last row."""
+        return self.rows[-1] if self.rows else {}
+
+    def resume(self, step: int) -> None:
+        """Keep the rows up to `step`: later ones are computed again."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["step"] <= step]
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Accumulate the metrics of one update."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+        self.count += 1
+
+    def write(self, step: int, extra: dict[str, float]) -> None:
+        """Write the mean of what was added since the last row."""
+        names = sorted(self.sums)
+        means = torch.stack([self.sums[n].float() / self.count for n in names])
+        means = self.accelerator.reduce(means, reduction="mean").tolist()
+        self._append({"step": step, **dict(zip(names, means, strict=True)), **extra})
+        self.sums, self.count = {}, 0
+
+    def write_scores(self, step: int, scores: dict[str, float]) -> None:
+        """Write validation metrics, as `val_<name>`."""
+        named = {f"val_{name}": value for name, value in scores.items()}
+        if self.rows and self.rows[-1]["step"] == step:
+            named = {**self.rows.pop(), **named}
+        self._append({"step": step, **named})
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in self.rows[-1].items() if k != "step")
+        self.accelerator.print(f"update {step}: {shown}", flush=True)
+
+    def _append(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        self.accelerator.log(row, step=int(row["step"]))
+        if not self.accelerator.is_main_process:
+            return
+        names = list(dict.fromkeys(name for r in self.rows for name in r))
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        temporary.replace(self.path)

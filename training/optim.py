@@ -1,0 +1,101 @@
+"""AdamW groups (no decay on norms, biases, embeddings) and the learning-rate schedule of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_cosine_schedule_with_warmup
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Settings of one training stage.
+
+    Attributes:
+        updates: Optimiser updates.
+        batch_size: Rows of the global batch, over all processes and accumulation steps.
+        learning_rate: Peak of the schedule.
+        compressor_lr_ratio: Learning rate of the compressor as a share of `learning_rate`.
+        weight_decay: AdamW's, on matrices only.
+        warmup_ratio: Share of the updates with linear warm-up; cosine decay to 0 follows.
+        max_grad_norm: Gradient clipping.
+        accumulation_steps: Micro-batches per update.
+        log_every: Updates between two log rows.
+        validate_every: Updates between two validations; 0 validates at the end only.
+        checkpoint_every: Updates between two checkpoints.
+    """
+
+    updates: int = 1000
+    batch_size: int = 48
+    learning_rate: float = 1e-3
+    compressor_lr_ratio: float = 1.0
+    weight_decay: float = 0.05
+    warmup_ratio: float = 0.05
+    max_grad_norm: float = 1.0
+    accumulation_steps: int = 1
+    log_every: int = 50
+    validate_every: int = 0
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no stage can run with."""
+        for name in (
+            "updates",
+            "batch_size",
+            "accumulation_steps",
+            "log_every",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of accumulation_steps "
+                f"{self.accumulation_steps}"
+            )
+
+
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, slow: Iterable[nn.Parameter] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters of `module`.
+
+    Args:
+        module: What is trained.
+        config: Rates and decay.
+        slow: Parameters that learn at `compressor_lr_ratio` times the rate.
+    """
+    slow_ids = {id(parameter) for parameter in slow}
+    undecayed = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, nn.LayerNorm | nn.Embedding)
+        for parameter in part.parameters(recurse=False)
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            plain = id(parameter) in undecayed or parameter.ndim < 2 or "positions" in name
+            groups.setdefault((id(parameter) in slow_ids, not plain), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * (config.compressor_lr_ratio if is_slow else 1.0),
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+            for (is_slow, decayed), parameters in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig) -> LRScheduler:
+    """Return linear warm-up and cosine decay over `config.updates`."""
+    warmup = max(1, round(config.warmup_ratio * config.updates))
+    return get_cosine_schedule_with_warmup(optimizer, warmup, config.updates)
