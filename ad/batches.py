@@ -1,7 +1,8 @@
 """Batches of triples (X, q, Y), gathered by index from a table of regions.
 
-A batch is a pure function of (seed, step): which rows, how far back their context lies. Every process draws
-the same global batch and takes its own share, so any number of processes trains on the same data.
+A batch is a pure function of (seed, step): which rows, how far back their context lies. Every
+process draws the same global batch and takes its own share, so any number of processes trains on
+the same data.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class SamplingConfig:
     """How triples are drawn.
 
     Attributes:
-        history_stride: Largest s: the previous region lies 1 ... s regions back, drawn per row. Larger
-            strides make the improvement inside one sample steeper.
+        history_stride: Largest s: the previous region lies 1 ... s regions back, drawn per row.
+            Larger strides make the improvement inside one sample steeper.
         max_region: Regions of a history used as current ones, from its start; 0 uses all.
     """
 
@@ -107,20 +108,19 @@ class TripleSource:
     def __call__(self, step: int, micro: int = 0) -> Triple:
         """Return this process' share of micro-batch `micro` of update `step`."""
         rows, strides = self.draw(step)
-        share = slice(
-            self.rank * self.accumulation_steps + micro, None, self.world_size * self.accumulation_steps
-        )
+        shares = self.world_size * self.accumulation_steps
+        share = slice(self.rank * self.accumulation_steps + micro, None, shares)
         return self.gather(rows[share], strides[share])
 
     def gather(self, rows: np.ndarray, strides: np.ndarray) -> Triple:
         """Return the triples of current regions `rows` (B,) with contexts `strides` (B,) apart.
 
-        A stride that reaches before the history's start is shortened to it; region 0 has no context.
+        A stride that reaches before the history's start is shortened to it: only region 0 has no
+        context at all.
         """
         region = self.table.region[rows]
+        strides = np.minimum(strides, np.maximum(region, 1))
         back = np.arange(self.n_context_regions, 0, -1) * strides[:, None]  # (B, R)
-        if self.n_context_regions == 1:
-            back = np.minimum(back, np.maximum(region[:, None], 1))
         has_context = back <= region[:, None]
         context_rows = np.where(has_context, rows[:, None] - back, rows[:, None])
         return Triple(

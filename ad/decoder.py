@@ -23,6 +23,11 @@ class DecoderConfig:
     n_layers: int = 4
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse a decoder without blocks."""
+        if self.n_layers < 1:
+            raise ValueError(f"n_layers is {self.n_layers}, expected at least 1")
+
 
 @dataclass
 class DecoderState:
@@ -72,7 +77,7 @@ class Decoder(nn.Module):
         return self.action_head(hidden)
 
     def start(self, latents: Tensor, state: DecoderState | None = None) -> DecoderState:
-        """Begin a region: project the latents (B, M, D), empty the caches (reusing `state`'s buffers)."""
+        """Begin a region: project latents (B, M, D), empty the caches (`state`'s are reused)."""
         memory = self.layers.project_memory(latents)
         if state is None:
             return DecoderState(memory, self.layers.new_caches(len(latents), self.region_len))
@@ -81,7 +86,7 @@ class Decoder(nn.Module):
         return DecoderState(memory, state.caches)
 
     def step(self, token: Tensor, state: DecoderState) -> Tensor:
-        """Return action parameters (B, P) for the next step token (B, 1, D), appending to `state`."""
+        """Return action parameters (B, P) for the next step token (B, 1, D), kept in `state`."""
         x = token + self.positions[state.caches[0].length]
         hidden = self.layers(x, memory=state.memory, caches=state.caches)
         return self.action_head(hidden[:, 0])

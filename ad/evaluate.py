@@ -1,4 +1,4 @@
-"""In-context evaluation of any policy, and offline agreement with recorded actions and the teacher."""
+"""In-context evaluation of any policy; offline agreement with recorded actions and the teacher."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class EvaluateConfig:
                 "part is train, but evaluating on training tasks says nothing about unseen ones; "
                 "set evaluate.allow_training_tasks=true if that is meant"
             )
+        for name in ("n_seeds", "validation_episodes", "validation_seeds", "n_offline"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}, expected 0 or more")
         if not 1 <= self.final_episodes <= self.n_episodes:
             raise ValueError(
                 f"final_episodes is {self.final_episodes}, expected 1 ... {self.n_episodes}"
@@ -68,8 +73,8 @@ class Evaluation:
     Attributes:
         returns: (tasks, seeds, episodes) float32.
         ms_per_action: Milliseconds per environment step, all streams together.
-        action_accuracy_optimal: Share of actions in the final episodes that the expert might take, or None
-            where the family has no expert.
+        action_accuracy_optimal: Share of actions in the final episodes that the expert might take,
+            or None where the family has no expert.
     """
 
     returns: np.ndarray
@@ -78,7 +83,7 @@ class Evaluation:
 
 
 class _ExpertAgreement:
-    """Counts, over the last steps of a rollout, how often an action is one the expert might take."""
+    """Counts over the last steps of a rollout how often an action is one the expert might take."""
 
     def __init__(self, family: TaskFamily, tasks: Sequence[Task], first_step: int) -> None:
         self.family, self.tasks, self.first_step = family, tasks, first_step
@@ -159,7 +164,7 @@ def validation_scores(
     tasks: Sequence[Task],
     config: EvaluateConfig,
 ) -> dict[str, float]:
-    """Roll out on validation tasks; `score` is the normalised return of the last quarter of episodes."""
+    """Roll out on validation tasks; `score` is the normalised return of the last quarter."""
     n_final = max(1, config.validation_episodes // 4)
     result = evaluate_policy(
         make_policy,

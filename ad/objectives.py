@@ -1,8 +1,8 @@
 """Training objectives, each computed inside one module's `forward` so that gradients synchronise.
 
 `PretrainObjective` is L_pre = L_rec + λ_cap · R(Z); `ActionObjective` is
-L_AD = α · ℓ_task + β · τ² · KL(p_T || p_A) and, with γ > 0, L_joint = L_AD + γ · L_rec. The teacher enters
-as any module that maps the raw context to action parameters.
+L_AD = α · ℓ_task + β · τ² · KL(p_T || p_A) and, with γ > 0, L_joint = L_AD + γ · L_rec. The teacher
+enters as any module that maps the raw context to action parameters.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ class Triple:
 
     def to(self, device: torch.device | str) -> Triple:
         """Return the batch on a device."""
-        return Triple(
-            self.context.to(device), self.has_context.to(device), self.query.to(device)
-        )
+        return Triple(self.context.to(device), self.has_context.to(device), self.query.to(device))
 
     @property
     def previous(self) -> Regions:
@@ -66,6 +64,16 @@ class LossConfig:
     gamma: float = 0.0
     lambda_cap: float = 0.0
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse weights that no loss can be made of."""
+        for name in ("alpha", "beta", "gamma", "lambda_cap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.tau <= 0:
+            raise ValueError(f"tau is {self.tau}, expected more than 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 ... 1")
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -99,6 +107,9 @@ class ActionObjective(nn.Module):
         teacher: Maps a `Triple` to action parameters (B, L, P); needed if beta > 0. It is not a
             submodule: it is neither trained nor saved nor synchronised.
         freeze_compressor: Whether Cθ gets no gradient.
+
+    Raises:
+        ValueError: If beta > 0 and there is no teacher.
     """
 
     def __init__(
@@ -110,6 +121,8 @@ class ActionObjective(nn.Module):
         freeze_compressor: bool = False,
     ) -> None:
         super().__init__()
+        if loss.beta > 0 and teacher is None:
+            raise ValueError(f"beta is {loss.beta}, which needs a teacher, but there is none")
         self.student = student
         self.config = loss
         self._teacher = [teacher]  # a list hides it from nn.Module
@@ -127,7 +140,7 @@ class ActionObjective(nn.Module):
         loss = config.alpha * nll
         metrics = {"action_nll": nll.detach()}
         teacher = self._teacher[0]
-        if config.beta > 0 and teacher is not None:
+        if teacher is not None and config.beta > 0:
             with torch.no_grad():
                 target = teacher(batch)
             kl = masked_mean(actions.kl(target, parameters, config.tau), query.mask)

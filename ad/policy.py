@@ -2,16 +2,16 @@
 
     policy.reset(n, seed)                      n streams begin with an empty context
     actions = policy.act(observations)         (n, ...) -> (n, ...)
-    policy.observe(rewards, terminated, truncated, next_observations)    next ones are true terminal ones
+    policy.observe(rewards, terminated, truncated, next_observations)    true ones at an end
 
-In-context policies fill a region step by step; when it is full they turn it into their context (latents, or
-raw tokens) and start a new one. Shapes: n streams, L region length.
+In-context policies fill a region step by step; when it is full they turn it into their context
+(latents, or raw tokens) and start a new one. Shapes: n streams, L region length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -64,7 +64,13 @@ class RandomPolicy:
         """Return random actions."""
         return np.stack([self.space.sample() for _ in range(self.n)])
 
-    def observe(self, rewards, terminated, truncated, next_observations) -> None:
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
         """Learn nothing."""
 
 
@@ -84,7 +90,13 @@ class OptimalPolicy:
         """Return optimal actions."""
         return self.family.optimal_actions(self.tasks, observations)
 
-    def observe(self, rewards, terminated, truncated, next_observations) -> None:
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
         """Learn nothing."""
 
 
@@ -97,7 +109,9 @@ class ContextPolicy:
         device: Where the model runs.
     """
 
-    def __init__(self, model, *, temperature: float = 1.0, device: torch.device | str = "cpu"):
+    def __init__(
+        self, model: Any, *, temperature: float = 1.0, device: torch.device | str = "cpu"
+    ) -> None:
         self.model = model.eval()
         self.temperature = temperature
         self.device = torch.device(device)
@@ -123,7 +137,7 @@ class ContextPolicy:
 
     @torch.inference_mode()
     def parameters(self, observations: np.ndarray) -> Tensor:
-        """Return the action parameters (n, P) at these observations, advancing the cache one step."""
+        """Return the action parameters (n, P) at these observations; the cache goes one step on."""
         observed = torch.as_tensor(observations, device=self.device)
         shape = self.model.actions.spec.shape
         kind = torch.long if self.model.actions.spec.kind == "classes" else torch.float32
@@ -147,6 +161,10 @@ class ContextPolicy:
             actions = self.model.actions.mode(parameters)
         else:
             actions = self.model.actions.sample(parameters, self.temperature, self.generator)
+        spec = self.model.actions.spec
+        if spec.low:  # histories hold clipped actions too
+            low, high = (torch.tensor(bound, device=self.device) for bound in (spec.low, spec.high))
+            actions = actions.clamp(low, high)
         self.record(actions)
         return actions.cpu().numpy()
 
@@ -156,7 +174,13 @@ class ContextPolicy:
         self.previous_action = actions[:, None]
 
     @torch.inference_mode()
-    def observe(self, rewards, terminated, truncated, next_observations) -> None:
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
         """Write the transition; at a region's end turn the region into context."""
         ended = np.asarray(terminated) | np.asarray(truncated)
         reward = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
@@ -212,7 +236,7 @@ class StudentPolicy(ContextPolicy):
         *,
         control: Control | None = None,
         tasks_of_streams: np.ndarray | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
         self.control = control
@@ -275,7 +299,7 @@ class TeacherPolicy(ContextPolicy):
         return self.model.sequence_len
 
 
-def _empty_region(model, n: int, device: torch.device) -> Regions:
+def _empty_region(model: Any, n: int, device: torch.device) -> Regions:
     """Return placeholder fields (n, L, ...) for a context that is not there."""
     observation = model.transition_encoder.observation.spec.shape
     action = model.actions.spec.shape

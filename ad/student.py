@@ -1,7 +1,8 @@
-"""The student: encoders, compressor and decoder in one transformers `PreTrainedModel`, what is shipped.
+"""The student, what is shipped: encoders, compressor, decoder in one `PreTrainedModel`.
 
 `CADStudent.from_pretrained(path)` and `save_pretrained(path)` read and write `config.json` and
-`model.safetensors`. Shapes: B batch, T steps, L region length, M latents, D width, P action parameters.
+`model.safetensors`. Shapes: B batch, T steps, L region length, M latents, D width, P action
+parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
-from compression.compressor import CompressorConfig, build_compressor
+from compression.compressor import CompressorConfig, build_compressor, compressor_class
 from compression.reconstruction import ReconstructionConfig, ReconstructionHead
 from nets.actions import ActionDistribution
 from nets.embeddings import RawFeatures, Regions, StepEncoder, TransitionEncoder
@@ -32,6 +33,14 @@ class ModelConfig:
 
     d_model: int = 64
     n_heads: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no layer can be built with."""
+        if self.n_heads < 1 or self.d_model < 2 or self.d_model % self.n_heads or self.d_model % 2:
+            raise ValueError(
+                f"d_model is {self.d_model} and n_heads {self.n_heads}, expected an even d_model "
+                "that is a multiple of n_heads"
+            )
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class StudentConfig(PretrainedConfig):
         action: Action field, likewise.
         region_len: L, transitions in a region.
         parts: Nested settings, `dataclasses.asdict(StudentParts)`.
-        provenance: Where the weights come from (method, split identity, task family, command); free form.
+        provenance: Where the weights come from (method, split identity, task family); free form.
         kwargs: Passed to transformers.
     """
 
@@ -106,12 +115,11 @@ class CADStudent(PreTrainedModel):
         }
         self.actions = ActionDistribution(action)
         self.raw_features = RawFeatures(observation, action)
-        extra = {"n_features": self.raw_features.width} if parts.compressor.kind == "pca" else {}
+        is_raw = compressor_class(parts.compressor.kind).tokens == "raw"
+        extra = {"n_features": self.raw_features.width} if is_raw else {}
         self.compressor = build_compressor(parts.compressor, **sizes, **extra)
         self.transition_encoder = TransitionEncoder(observation, action, parts.model.d_model)
-        self.reconstruction = ReconstructionHead(
-            observation, action, parts.reconstruction, **sizes
-        )
+        self.reconstruction = ReconstructionHead(observation, action, parts.reconstruction, **sizes)
         self.step_encoder = StepEncoder(observation, action, parts.model.d_model)
         self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
         self.no_context = nn.Parameter(
@@ -138,7 +146,8 @@ class CADStudent(PreTrainedModel):
 
         Args:
             context: Previous regions.
-            has_context: (B,) bool; where False the learned "no context" latents are returned instead.
+            has_context: (B,) bool; where False the learned "no context" latents are returned
+                instead.
         """
         latents = self.compressor(self.compressor_tokens(context), context.mask)
         if has_context is None:
@@ -153,7 +162,9 @@ class CADStudent(PreTrainedModel):
         """Return action parameters (B, T, P) at every step of current regions."""
         return self.decoder(self.step_encoder(query), latents)
 
-    def forward(self, context: Regions, has_context: Tensor, query: Regions) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, context: Regions, has_context: Tensor, query: Regions
+    ) -> tuple[Tensor, Tensor]:
         """Return action parameters (B, T, P) and latents (B, M, D)."""
         latents = self.compress(context, has_context)
         return self.decode(query, latents), latents

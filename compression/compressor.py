@@ -1,8 +1,8 @@
-"""The one interface behind which every compressor stands, learned or baseline, and how one is built.
+"""The interface behind which every compressor stands, learned or baseline, and how one is built.
 
 A compressor maps the tokens of a completed region to latents: `(tokens (B, T, D), mask (B, T)) ->
-latents (B, M, D)`. Where the tokens come from is the student's business: learned transition tokens, or,
-for compressors with `tokens = "raw"`, fixed raw features.
+latents (B, M, D)`. Where the tokens come from is the student's business: learned transition tokens,
+or, for compressors with `tokens = "raw"`, fixed raw features.
 """
 
 from __future__ import annotations
@@ -49,12 +49,21 @@ class CompressorConfig:
     causal: bool = False
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers of layers that no compressor can be built with."""
+        if self.n_layers < 0 or self.n_pooling_layers < 1:
+            raise ValueError(
+                f"n_layers is {self.n_layers} and n_pooling_layers {self.n_pooling_layers}, "
+                "expected at least 0 and 1"
+            )
+
 
 class Compressor(nn.Module):
     """Base class: tokens of a region in, latents out.
 
     Attributes:
-        tokens: `learned` (transition tokens of width d_model) or `raw` (`nets.embeddings.RawFeatures`).
+        tokens: `learned` (transition tokens of width d_model) or `raw`
+            (`nets.embeddings.RawFeatures`).
         learns: Whether it has an encoder worth pretraining by reconstruction.
     """
 
@@ -65,12 +74,14 @@ class Compressor(nn.Module):
         super().__init__()
         if not 1 <= config.n_latents <= region_len:
             raise CompressorError(
-                f"compressor.n_latents is {config.n_latents}, but a region of {region_len} transitions "
-                f"can only be compressed to 1 ... {region_len} latents; change compressor.n_latents."
+                f"compressor.n_latents is {config.n_latents}, but a region of {region_len} "
+                f"transitions can only be compressed to 1 ... {region_len} latents; change "
+                "compressor.n_latents."
             )
         if d_model % n_heads:
             raise CompressorError(
-                f"model.d_model {d_model} is no multiple of model.n_heads {n_heads}; change one of them."
+                f"model.d_model {d_model} is no multiple of model.n_heads {n_heads}; change one of "
+                "them."
             )
         self.n_latents = config.n_latents
         self.region_len = region_len

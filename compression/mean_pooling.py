@@ -10,11 +10,21 @@ from compression.query_pooling import Encoder
 
 
 def chunk_means(x: Tensor, mask: Tensor, n_chunks: int) -> Tensor:
-    """Average equal chunks of (B, T, D) over the steps a mask (B, T) allows; returns (B, n_chunks, D)."""
-    steps = x.shape[1]
-    chunk = torch.arange(steps, device=x.device) * n_chunks // steps  # (T,)
-    weights = (chunk[None, :] == torch.arange(n_chunks, device=x.device)[:, None]).to(x)  # (M, T)
-    weights = weights[None] * mask[:, None, :]  # (B, M, T)
+    """Average equal chunks of what a mask allows.
+
+    Args:
+        x: (B, T, D).
+        mask: (B, T) bool, True for a region's transitions; padding trails them and counts for
+            nothing: it is the region that is divided, whatever it was padded to.
+        n_chunks: M. A chunk in which a region of fewer transitions has none is zero.
+
+    Returns:
+        (B, M, D).
+    """
+    lengths = mask.sum(1, keepdim=True).clamp_min(1)  # (B, 1)
+    chunk = torch.arange(x.shape[1], device=x.device) * n_chunks // lengths  # (B, T)
+    weights = chunk[:, None, :] == torch.arange(n_chunks, device=x.device)[:, None]  # (B, M, T)
+    weights = (weights & mask[:, None, :]).to(x)
     return weights @ x / weights.sum(-1, keepdim=True).clamp_min(1.0)
 
 

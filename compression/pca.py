@@ -1,19 +1,26 @@
-"""PCA of whole regions, fitted once on training regions: the linear compressor of the same m x D numbers."""
+"""PCA of whole regions, fitted on training regions: the linear compressor to m x D numbers."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from compression.compressor import Compressor, CompressorConfig, CompressorError
 
+RANK_TOLERANCE = 1e-6
+"""Share of the first component's variance below which a component is taken for noise."""
+
 
 class PCACompressor(Compressor):
-    """Projects a region's flattened raw features onto its first m x D principal components, whitened.
+    """Projects a region's flattened raw features onto m x D principal components, whitened.
 
-    The projection is fixed; one learned linear map D -> D after it lets the decoder read it. Regions
-    shorter than the region length count as padded with zeros.
+    The projection is fixed; one learned linear map D -> D after it lets the decoder read it.
+    Regions shorter than the region length count as padded with zeros.
     """
 
     tokens = "raw"
@@ -32,8 +39,9 @@ class PCACompressor(Compressor):
         self.n_components = config.n_latents * d_model
         if self.n_components > width:
             raise CompressorError(
-                f"pca to compressor.n_latents {config.n_latents} x model.d_model {d_model} numbers needs "
-                f"at least as many raw features, but a region has {width}; lower compressor.n_latents."
+                f"pca to compressor.n_latents {config.n_latents} x model.d_model {d_model} numbers "
+                f"needs at least as many raw features, but a region has {width}; lower "
+                "compressor.n_latents."
             )
         self.mean: Tensor
         self.components: Tensor
@@ -48,19 +56,26 @@ class PCACompressor(Compressor):
         Raises:
             CompressorError: If there are fewer regions than components.
         """
-        flat = (tokens * mask[..., None]).flatten(1).cpu().numpy()
+        flat = self._flat(tokens, mask).cpu().numpy()
         if len(flat) < self.n_components:
             raise CompressorError(
-                f"pca needs at least {self.n_components} training regions, one per component, but got "
-                f"{len(flat)}; collect more histories or lower compressor.n_latents."
+                f"pca needs at least {self.n_components} training regions, one per component, but "
+                f"got {len(flat)}; collect more histories or lower compressor.n_latents."
             )
-        pca = PCA(self.n_components, svd_solver="randomized", random_state=0).fit(flat)
-        scale = 1.0 / (pca.explained_variance_.clip(1e-6) ** 0.5)
+        pca: Any = PCA(self.n_components, svd_solver="randomized", random_state=0).fit(flat)
+        # What never varied in training is left out: whitening would blow it up on new regions.
+        variance = pca.explained_variance_
+        scale = np.where(variance > RANK_TOLERANCE * variance[0], variance, np.inf) ** -0.5
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.components.copy_(torch.from_numpy(pca.components_ * scale[:, None]))
 
+    def _flat(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Flatten (B, T, F) to (B, L * F), zero where there is no transition."""
+        kept = tokens * mask[..., None]
+        return F.pad(kept, (0, 0, 0, self.region_len - kept.shape[1])).flatten(1)
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Map raw features (B, T, F) to latents (B, M, D)."""
-        flat = (tokens * mask[..., None]).flatten(1) - self.mean
+        flat = self._flat(tokens, mask) - self.mean
         codes = (flat @ self.components.T).view(len(tokens), self.n_latents, self.d_model)
         return self.read(codes) + self.positions

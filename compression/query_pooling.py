@@ -1,4 +1,4 @@
-"""The default compressor: a transformer encoder, and learned latent queries that pool its hidden states."""
+"""The default compressor: an encoder, and learned latent queries that pool its hidden states."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The reconstruction head: raw fields of a region, read back from its latents.
 
-A light transformer decoder from position queries, cross-attending to the latents. It predicts raw fields,
-never embeddings: reconstructing something trainable collapses.
+A light transformer decoder from position queries, cross-attending to the latents. It predicts raw
+fields, never embeddings: reconstructing something trainable collapses.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class ReconstructionHead(nn.Module):
             regions: The regions they came from.
 
         Returns:
-            The scalar loss, summed over fields, and per field its accuracy (classes: share of values
-            right in all axes) or mean squared error (real fields), as `rec_<field>`.
+            The scalar loss, summed over fields, and per field its accuracy (classes: share of
+            values right in all axes) or mean squared error (real fields), as `rec_<field>`.
         """
         metrics = {}
         total = latents.new_zeros(())
@@ -102,7 +102,7 @@ def _n_outputs(spec: FieldSpec) -> int:
 
 
 def _field_loss(spec: FieldSpec, outputs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return loss (B, T) and score (B, T) of one field: accuracy of classes, squared error of numbers."""
+    """Return a field's loss and score (B, T): accuracy of classes, squared error of numbers."""
     if spec.kind != "classes":
         scale = 255.0 if spec.kind == "image" else 1.0
         error = (outputs - values.reshape(outputs.shape).float() / scale).square().mean(-1)

@@ -17,7 +17,7 @@ class Truncation(Compressor):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to latents (B, M, D); regions shorter than m repeat their first token."""
+        """Map tokens (B, T, D) to latents (B, M, D); shorter regions repeat their first token."""
         lengths = mask.sum(1, keepdim=True)  # (B, 1)
         offsets = torch.arange(-self.n_latents, 0, device=tokens.device)  # (M,)
         index = (lengths + offsets).clamp_min(0)[..., None].expand(-1, -1, tokens.shape[-1])

@@ -59,7 +59,7 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
-class CollectSettings:
+class CollectConfig:
     """What to collect for every task.
 
     Attributes:
@@ -67,20 +67,29 @@ class CollectSettings:
         source_seeds: One history per style and seed.
         n_streams: Streams per history.
         n_regions: Regions per stream.
-        region_len: Transitions in a region; also the source algorithm's rollout.
         marker_rule: `rollout`, `fixed` or `episode`.
         episodes_per_region: Of the rule `episode`.
-        n_workers: Processes on this machine; 0 for one per core, 1 for the calling process itself.
+        n_workers: Processes on this machine; 0 for one per core.
     """
 
     styles: tuple[str, ...] = ("ppo",)
     source_seeds: tuple[int, ...] = (0,)
     n_streams: int = 64
     n_regions: int = 20
-    region_len: int = 80
     marker_rule: str = "rollout"
     episodes_per_region: int = 4
     n_workers: int = 0
+
+
+@dataclass(frozen=True)
+class CollectSettings(CollectConfig):
+    """A collection's settings together with the region length it is cut by.
+
+    Attributes:
+        region_len: Transitions in a region; also the source algorithm's rollout.
+    """
+
+    region_len: int = 80
 
     def rule(self) -> MarkerRule:
         """The marker rule; raises RegionError where the settings make none."""

@@ -1,7 +1,8 @@
-"""Action distributions as parameter tensors: categorical for classes, diagonal Gaussian for vectors.
+"""Action distributions as parameter tensors: categorical for classes, Gaussian for vectors.
 
-Parameters travel as one tensor (B, T, P), so that teacher and student outputs, caches and losses need no
-distribution objects. P = sum of classes, or 2 x dimensions (means, then log standard deviations).
+Parameters travel as one tensor (B, T, P), so that teacher and student outputs, caches and losses
+need no distribution objects. P = sum of classes, or 2 x dimensions (means, then log standard
+deviations).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,7 +89,9 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, K)
         if cache is not None:
             k, v = cache.append(k, v)
-            is_causal = is_causal and k.shape[2] == steps > 1
+            if is_causal and k.shape[2] > steps > 1:
+                raise ValueError(f"a cache that is not empty takes one new step, not {steps}")
+            is_causal = is_causal and steps > 1
         attend = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=is_causal)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, width))

@@ -1,13 +1,14 @@
 """Tokens from raw transitions: one encoder per field, summed into a token.
 
 Two tokenisations (one token a step in both): `TransitionEncoder` for completed transitions
-(s, a, r, s', flags), what a compressor reads; `StepEncoder` for acting steps (s_t, a_{t-1}, r_{t-1},
-episode start), at which a_t is predicted. Shapes: B batch, T steps, D width.
+(s, a, r, s', flags), what a compressor reads; `StepEncoder` for acting steps (s_t, a_{t-1},
+r_{t-1}, episode start), at which a_t is predicted. Shapes: B batch, T steps, D width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -39,7 +40,7 @@ class Regions:
     truncated: Tensor
     mask: Tensor
 
-    def map(self, function) -> Regions:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Regions:
         """Return regions with `function` applied to every field."""
         return Regions(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
@@ -62,13 +63,14 @@ class FieldEncoder(nn.Module):
     Args:
         spec: The field.
         d_model: Width D.
-
     """
 
     def __init__(self, spec: FieldSpec, d_model: int) -> None:
         super().__init__()
         self.spec = spec
         self.offsets: Tensor
+        self.centre: Tensor
+        self.scale: Tensor
         if spec.kind == "classes":
             starts = [sum(spec.n_classes[:i]) for i in range(len(spec.n_classes))]
             self.register_buffer("offsets", torch.tensor(starts))
@@ -136,8 +138,9 @@ class TransitionEncoder(nn.Module):
 class StepEncoder(nn.Module):
     """One token per step: s_t, the action and reward before it, and whether an episode starts.
 
-    At the first step of a region there is no action before it: its encoding is left out. The same holds
-    offline and while acting, so nothing but the latents carries anything over a region's border.
+    At the first step of a region there is no action before it: its encoding is left out. The same
+    holds offline and while acting, so nothing but the latents carries anything over a region's
+    border.
     """
 
     def __init__(self, observation: FieldSpec, action: FieldSpec, d_model: int) -> None:
@@ -147,7 +150,7 @@ class StepEncoder(nn.Module):
         self.scalars = nn.Linear(2, d_model)  # reward before, episode start
 
     def forward(self, regions: Regions) -> Tensor:
-        """Return tokens (B, T, D) of all steps of regions, shifted so that step t sees a_{t-1}, r_{t-1}."""
+        """Return tokens (B, T, D) of all steps of regions: step t sees a_{t-1} and r_{t-1}."""
         previous_rewards = F.pad(regions.rewards[:, :-1], (1, 0))
         starts = F.pad(regions.ended[:, :-1], (1, 0), value=True)
         return self.step(
@@ -184,7 +187,7 @@ class StepEncoder(nn.Module):
 
 
 class RawFeatures(nn.Module):
-    """Raw transitions as fixed, unlearned feature vectors (B, T, F): one-hot classes, scaled numbers.
+    """Raw transitions as fixed feature vectors (B, T, F): one-hot classes, scaled numbers.
 
     What PCA is fitted on: learned embeddings would change under it.
     """

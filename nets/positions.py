@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Return the sinusoidal encoding (N, width) of real positions (N,), after Vaswani et al. 2017, §3.5.
+    """Return the sinusoidal encoding (N, width) of real positions, after Vaswani et al. 2017, §3.5.
 
     Args:
         positions: (N,) in tokens; fractions are allowed.

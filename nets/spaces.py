@@ -1,8 +1,8 @@
 """Gymnasium spaces as data: descriptions that fit into JSON, and the fields a model has to encode.
 
 A `FieldSpec` says how one raw field of a transition looks: a vector of class indices (Discrete,
-MultiDiscrete, MultiBinary), a real vector, or an image. Encoders and the reconstruction head are built
-from it.
+MultiDiscrete, MultiBinary), a real vector, or an image. Encoders and the reconstruction head are
+built from it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class FieldSpec:
     @staticmethod
     def from_json(data: dict[str, Any]) -> FieldSpec:
         """Build a spec from what `to_json` returned."""
-        return FieldSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return FieldSpec(**values)
 
 
 def field_spec(space: gymnasium.Space, what: str) -> FieldSpec:
@@ -72,6 +75,6 @@ def field_spec(space: gymnasium.Space, what: str) -> FieldSpec:
         return FieldSpec("vector" if len(space.shape) == 1 else "image", space.shape, (), low, high)
     raise SpaceError(
         f"no encoder for the {what} space {space}: expected Discrete, MultiDiscrete or MultiBinary "
-        "counted from 0, or a Box of one (vector) or three (image) dimensions; wrap the environment, "
-        "for example in gymnasium.wrappers.FlattenObservation."
+        "counted from 0, or a Box of one (vector) or three (image) dimensions; wrap the "
+        "environment, for example in gymnasium.wrappers.FlattenObservation."
     )

@@ -1,7 +1,7 @@
 """Pre-norm transformer blocks and stacks, with optional cross-attention to a memory.
 
-One block serves the compressor's encoder, the decoder, the teacher and the reconstruction head; what
-differs (causality, memory, cache) is said at the call. Shapes as in `nets.attention`.
+One block serves the compressor's encoder, the decoder, the teacher and the reconstruction head;
+what differs (causality, memory, cache) is said at the call. Shapes as in `nets.attention`.
 """
 
 from __future__ import annotations
@@ -148,4 +148,3 @@ class Transformer(nn.Module):
                 cache=None if caches is None else caches[i],
             )
         return self.norm(x)
-

@@ -1,19 +1,20 @@
 """Collect learning histories: every task, every style, every source seed, in parallel processes.
 
-Each finished history is written at once, so a killed collection goes on where it was; launched on several
-machines, the tasks are shared out. Output: <run_dir>/collect/histories.h5 and learning_curves.csv.
+Each finished history is written at once, so a killed collection goes on where it was; launched on
+several machines, the tasks are shared out. Output: <run_dir>/collect/histories.h5 and
+learning_curves.csv.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
 
-from histories.collection import collect
+from histories.collection import CollectSettings, CollectSummary, collect
 from histories.curves import curve_table
 from pipelines.cli import run_main
 from pipelines.common import Run, inputs_hash, open_run
@@ -37,7 +38,7 @@ def main(config: RunConfig) -> None:
     summary = collect(
         run.family,
         run.split,
-        replace(config.collect, region_len=config.region_len),
+        CollectSettings(**asdict(config.collect), region_len=config.region_len),
         run.collect_dir,
         {
             "ppo": partial(learn_history, config=config.source),
@@ -47,7 +48,6 @@ def main(config: RunConfig) -> None:
         family_settings=asdict(config.family),
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
-        barrier=run.accelerator.wait_for_everyone,
     )
     if run.accelerator.is_main_process:
         mark_done(
@@ -75,7 +75,7 @@ def collect_sections(run: Run) -> dict:
     }
 
 
-def _report(run: Run, summary) -> None:
+def _report(run: Run, summary: CollectSummary) -> None:
     console = Console(soft_wrap=False)
     console.print(curve_table(summary.path))
     for warning in summary.warnings:

@@ -1,16 +1,17 @@
-"""What every stage script shares: opening a run, naming stage directories, loading what came before."""
+"""What all stage scripts share: opening a run, naming directories, loading what came before."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,11 +21,12 @@ from ad.policy import Policy, StudentPolicy, TeacherPolicy
 from ad.student import CADStudent, StudentConfig, StudentParts
 from histories.triples import RegionTable
 from nets.spaces import FieldSpec, field_spec
-from pipelines.config import BASELINES, RUN_INDEPENDENT, RunConfig
+from pipelines.config import BASELINES, RAW_CONTEXT, REFERENCES, RUN_INDEPENDENT, RunConfig
 from tasks.errors import UserError
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import Split, make_split
-from teacher.model import TeacherModel
+from teacher.model import TeacherModel, TeacherModelConfig
+from training.atomic import write_text
 from training.config import config_hash
 from training.loop import fit
 from training.metrics import training_bytes
@@ -119,7 +121,7 @@ def open_run(config: RunConfig, stage: str) -> Run:
     """Open a run for a stage: claim its directory, build tasks and split, say where it runs.
 
     Raises:
-        UserError: The directory belongs to another configuration, or the tasks cannot be made.
+        UserError: The directory is another configuration's, or tasks or models cannot be made.
     """
     if not config.run_dir:
         raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
@@ -137,15 +139,31 @@ def open_run(config: RunConfig, stage: str) -> Run:
     accelerator = Accelerator(
         log_with=list(config.trackers) or None,
         project_dir=str(Path(config.run_dir) / "trackers"),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # Other processes wait while one collects or validates: longer than the usual half hour.
+            InitProcessGroupKwargs(timeout=timedelta(days=2)),
+        ],
     )
+    run = Run(config, Path(config.run_dir), family, split, accelerator)
+    for method in config.methods if stage == "run" else [config.method]:
+        _check_model(replace(run, config=replace(config, method=method)))
     if accelerator.is_main_process:
         claim_run_dir(config.run_dir, config, RUN_INDEPENDENT)
     accelerator.wait_for_everyone()
-    run = Run(config, Path(config.run_dir), family, split, accelerator)
     n = accelerator.num_processes
-    run.say(f"{stage}: {n} process{'es' if n > 1 else ''} on {accelerator.device}, {config.run_dir}")
+    processes = f"{n} process{'es' if n > 1 else ''}"
+    run.say(f"{stage}: {processes} on {accelerator.device}, {config.run_dir}")
     return run
+
+
+def _check_model(run: Run) -> None:
+    """Build a method's model without memory, so that impossible sizes are told before any work."""
+    with torch.device("meta"):
+        if run.config.method in RAW_CONTEXT:
+            TeacherModel(teacher_config(run, run.config.method))
+        elif run.config.method not in REFERENCES:
+            CADStudent(student_config(run))
 
 
 def inputs_hash(sections: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]) -> str:
@@ -154,7 +172,7 @@ def inputs_hash(sections: Mapping[str, Any], parents: Mapping[str, Mapping[str, 
 
 
 def method_config(config: RunConfig) -> RunConfig:
-    """Return the configuration of `config.method`: baselines exchange the compressor, nothing else."""
+    """Return the configuration of `config.method`: baselines exchange the compressor only."""
     if config.method in BASELINES:
         return replace(config, compressor=replace(config.compressor, kind=config.method))
     return config
@@ -170,6 +188,19 @@ def student_config(run: Run) -> StudentConfig:
         config.region_len,
         asdict(parts),
         provenance(run, config.method),
+    )
+
+
+def teacher_config(run: Run, name: str) -> TeacherModelConfig:
+    """Return the model configuration of `teacher` or `long_context`."""
+    settings = run.config.long_context if name == "long_context" else run.config.teacher
+    return TeacherModelConfig(
+        run.observation.to_json(),
+        run.action.to_json(),
+        run.config.region_len,
+        asdict(run.config.model),
+        asdict(settings),
+        provenance(run, name),
     )
 
 
@@ -204,22 +235,26 @@ def load_model(cls: type[PreTrainedModel], stage_dir: Path, run: Run) -> Any:
     expected = (run.observation.to_json(), run.action.to_json(), run.config.region_len)
     if (config.observation, config.action, config.region_len) != expected:
         raise StageError(
-            f"{path} was trained for other spaces or another region length ({config.region_len}) than "
-            f"this run's ({run.config.region_len}); use the run_dir it belongs to."
+            f"{path} was trained for other spaces or another region length ({config.region_len}) "
+            f"than this run's ({run.config.region_len}); use the run_dir it belongs to."
         )
     if config.provenance.get("split_identity") != run.split.identity:
         raise StageError(
-            f"{path} was trained on the task split {config.provenance.get('split')!r}, not on this run's "
-            f"{run.split.name!r}: its training tasks may be test tasks here; use its own run_dir."
+            f"{path} was trained on the task split {config.provenance.get('split')!r}, not on this "
+            f"run's {run.split.name!r}: its training tasks may be test tasks here; use its own "
+            "run_dir."
         )
     return model.to(run.accelerator.device).eval()
 
 
-def source(run: Run, part: str, batch_size: int, n_context_regions: int, **kwargs: Any) -> TripleSource:
+def source(
+    run: Run, part: str, batch_size: int, n_context_regions: int, **kwargs: Any
+) -> TripleSource:
     """Return batches of triples of a part of the split."""
+    table = run.table(part)
     try:
         return TripleSource(
-            run.table(part),
+            table,
             run.config.sampling,
             batch_size=batch_size,
             n_context_regions=n_context_regions,
@@ -337,14 +372,14 @@ def train(run: Run, training: Training) -> None:
 def _check_unfinished(stage_dir: Path, inputs: str, run: Run) -> None:
     """Refuse to continue checkpoints that were begun with other inputs."""
     marker = stage_dir / "inputs"
-    if marker.exists() and marker.read_text() != inputs:
+    begun = marker.exists()
+    if begun and marker.read_text() != inputs:
         raise StageError(
-            f"{stage_dir} was begun with another configuration or other inputs; give another run_dir, or "
-            f"delete {stage_dir} to begin it anew."
+            f"{stage_dir} was begun with another configuration or other inputs; give another "
+            f"run_dir, or delete {stage_dir} to begin it anew."
         )
-    if run.accelerator.is_main_process:
-        stage_dir.mkdir(parents=True, exist_ok=True)
-        marker.write_text(inputs)
+    if run.accelerator.is_main_process and not begun:
+        write_text(marker, inputs)
     run.accelerator.wait_for_everyone()
 
 

@@ -1,7 +1,7 @@
 """Compare the evaluated methods of a run: a table in the terminal, and files for a paper.
 
-Reads <run_dir>/seed_*/evaluate/ and writes <run_dir>/comparison/: table.csv, table.md, table.tex, and figures as
-PDF and PNG with their data as CSV.
+Reads <run_dir>/seed_*/evaluate/ and writes <run_dir>/comparison/: table.csv, table.md, table.tex,
+and figures as PDF and PNG with their data as CSV.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def main(config: RunConfig) -> None:
     """Run the stage."""
     root = Path(config.run_dir)
     if not config.run_dir or not root.is_dir():
-        raise StageError(f"run_dir {config.run_dir!r} is no directory; give that of a finished run.")
+        raise StageError(
+            f"run_dir {config.run_dir!r} is no directory; give that of a finished run."
+        )
     out = root / "comparison"
     write_comparison([root], out, region_len=config.region_len, console=Console())
     Console(highlight=False, soft_wrap=True).print(f"table and figures: {out}")

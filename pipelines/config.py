@@ -12,14 +12,16 @@ from ad.objectives import LossConfig
 from ad.student import ModelConfig
 from compression.compressor import CompressorConfig
 from compression.reconstruction import ReconstructionConfig
-from histories.collection import CollectSettings
+from histories.collection import CollectConfig
 from teacher.model import TeacherConfig
 from teacher.source import SourceConfig
 from training.optim import OptimConfig
 
 BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none")
-"""Methods that are the student with another compressor: the method's name is the compressor's kind."""
-METHODS = ("student", "teacher", "long_context", *BASELINES)
+"""Methods that are the student with another compressor, whose kind is the method's name."""
+RAW_CONTEXT = ("teacher", "long_context")
+"""Methods that keep raw regions in their context."""
+METHODS = ("student", *RAW_CONTEXT, *BASELINES)
 """Methods with training stages of their own."""
 REFERENCES = ("random", "optimal")
 """What `pipelines.evaluate` runs besides, without training."""
@@ -101,7 +103,7 @@ class RunConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     family: FamilyConfig = field(default_factory=FamilyConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
-    collect: CollectSettings = field(default_factory=CollectSettings)
+    collect: CollectConfig = field(default_factory=CollectConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -124,6 +126,15 @@ class RunConfig:
                 raise ValueError(f"method {method!r} is none of {known}")
 
 
-RUN_INDEPENDENT = ("run_dir", "seed", "seeds", "method", "methods", "n_workers", "threads", "trackers",
-                   "collect.n_workers")
+RUN_INDEPENDENT = (
+    "run_dir",
+    "seed",
+    "seeds",
+    "method",
+    "methods",
+    "n_workers",
+    "threads",
+    "trackers",
+    "collect.n_workers",
+)
 """Keys that may differ between two uses of one run directory."""

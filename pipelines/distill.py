@@ -1,13 +1,14 @@
 """Distil the student: L_AD = alpha x CE + beta x tau^2 x KL from the teacher, compressor frozen.
 
-With method=<baseline> the same decoder is trained behind another compressor, with the same budget. A
-compressor without pretraining learns along. Output: <run_dir>/seed_<n>/<method>/distill/.
+With method=<baseline> the same decoder is trained behind another compressor, with the same budget.
+A compressor without pretraining learns along. Output: <run_dir>/seed_<n>/<method>/distill/.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
 import torch
 
 from ad.objectives import ActionObjective
@@ -26,6 +27,7 @@ from pipelines.common import (
     train,
 )
 from pipelines.config import RunConfig, StageConfig
+from training.seeding import derive
 
 N_FIT_REGIONS = 4096
 """Training regions that compressors without gradients (PCA) are fitted on."""
@@ -102,12 +104,16 @@ def context_regions(config: RunConfig, stage: StageConfig) -> int:
 
 
 def _fit_compressor(run: Run, model: CADStudent) -> None:
-    batches = source(run, "train", N_FIT_REGIONS, 1, seed=run.config.seed)
+    if model.compressor.tokens != "raw":
+        return
+    batches = source(run, "train", 1, 1)
+    rng = np.random.default_rng(derive(run.config.seed, "fit compressor"))
+    # Every region at most once: drawn twice, it would count for two towards the rank.
+    rows = rng.permutation(batches.rows)[:N_FIT_REGIONS]
+    regions = batches.gather(rows, np.ones(len(rows), dtype=np.int64)).query
+    model.to(run.accelerator.device)
     with torch.no_grad():
-        if model.compressor.tokens == "raw":
-            regions = batches(0).query
-            model.compressor.to(run.accelerator.device)
-            model.compressor.fit(model.compressor_tokens(regions), regions.mask)
+        model.compressor.fit(model.compressor_tokens(regions), regions.mask)
 
 
 if __name__ == "__main__":

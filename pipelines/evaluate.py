@@ -1,7 +1,7 @@
 """Evaluate a method in context on held-out tasks, weights frozen.
 
-Held-out tasks x evaluation seeds act in one batch; the student is also run with zeroed and with shuffled
-latents. method=random and method=optimal are the references. Output:
+Held-out tasks x evaluation seeds act in one batch; the student is also run with zeroed and with
+shuffled latents. method=random and method=optimal are the references. Output:
 <run_dir>/seed_<n>/evaluate/<method>/{eval_result.npy, metrics.json}.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +111,7 @@ def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _offline(run: Run, model: Any) -> dict[str, Any]:
-    """Agreement with recorded test regions and with the teacher, one region back."""
+    """Agreement with recorded test regions and with the teacher, contexts as in training."""
     teacher = None
     if read_meta(run.seed_dir / "teacher") is not None:
         teacher, _ = load_teacher(run)
@@ -163,7 +162,9 @@ def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any
     run.say(f"{name}: normalised return of the last episodes {final:.3f}, in {out}")
 
 
-def _header(run: Run, name: str, tasks: Sequence[Task], random, optimal) -> dict[str, Any]:
+def _header(
+    run: Run, name: str, tasks: Sequence[Task], random: np.ndarray, optimal: np.ndarray
+) -> dict[str, Any]:
     config, settings = run.config, run.config.evaluate
     return {
         "format_version": FORMAT_VERSION,

@@ -1,6 +1,7 @@
-"""Fine-tune compressor and decoder jointly: L_joint = L_AD + gamma x L_rec, smaller rate for the compressor.
+"""Fine-tune compressor and decoder jointly: L_joint = L_AD + gamma x L_rec.
 
-Output: <run_dir>/seed_<n>/<method>/finetune/.
+The compressor learns at a smaller rate, `finetune.optim.compressor_lr_ratio`. Output:
+<run_dir>/seed_<n>/<method>/finetune/.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pretrain a compressor by reconstruction of raw regions: L_pre = L_rec + lambda_cap x R(Z).
 
-Per-field reconstruction accuracy is logged; the best checkpoint is chosen by the reconstruction loss on
-regions of validation tasks. Output: <run_dir>/seed_<n>/<method>/pretrain/.
+Per-field reconstruction accuracy is logged; the best checkpoint is chosen by the reconstruction
+loss on regions of validation tasks. Output: <run_dir>/seed_<n>/<method>/pretrain/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from ad.objectives import PretrainObjective
 from ad.student import CADStudent
 from compression.compressor import compressor_class
 from pipelines.cli import run_main
-from pipelines.common import Run, StageError, Training, method_config, open_run, source, student_config, train
+from pipelines.common import (
+    Run,
+    StageError,
+    Training,
+    method_config,
+    open_run,
+    source,
+    student_config,
+    train,
+)
 from pipelines.config import RunConfig
 
 

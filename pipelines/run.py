@@ -1,7 +1,8 @@
-"""Everything for one YAML: collect, build triples, train every method for every seed, evaluate, compare.
+"""Everything for one YAML: collect, build triples, train, evaluate, compare, all methods and seeds.
 
-What is done is skipped, what was interrupted goes on. On one process, independent stages run side by side in
-worker processes (`n_workers`); launched on several, each stage runs on all of them in turn.
+What is done is skipped, what was interrupted goes on. On one process, independent stages run side
+by side in worker processes (`n_workers`); launched on several, each stage runs on all of them in
+turn.
 """
 
 from __future__ import annotations

@@ -1,37 +1,29 @@
 """Train the full-context teacher (or, with method=long_context, AD over several raw regions).
 
-L_T = CE(action) + 0.1 x CE(token type) on training tasks; the best checkpoint is chosen by in-context
-rollouts on validation tasks. Output: <run_dir>/seed_<n>/{teacher,long_context}/.
+L_T = CE(action) + 0.1 x CE(token type) on training tasks; the best checkpoint is chosen by
+in-context rollouts on validation tasks. Output: <run_dir>/seed_<n>/{teacher,long_context}/.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pipelines.cli import run_main
-from pipelines.common import Run, Training, open_run, provenance, train
+from pipelines.common import Run, Training, open_run, teacher_config, train
 from pipelines.config import RunConfig
-from teacher.model import TeacherModel, TeacherModelConfig, TeacherObjective
+from teacher.model import TeacherConfig, TeacherModel, TeacherObjective
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
-    run = open_run(config, "train_teacher")
     name = "long_context" if config.method == "long_context" else "teacher"
+    config = replace(config, method=name)  # whatever method was named: seeds derive from it
+    run = open_run(config, "train_teacher")
     settings = config.long_context if name == "long_context" else config.teacher
     stage = config.train_teacher
 
     def build() -> tuple[TeacherObjective, TeacherModel, list]:
-        model = TeacherModel(
-            TeacherModelConfig(
-                run.observation.to_json(),
-                run.action.to_json(),
-                config.region_len,
-                asdict(config.model),
-                asdict(settings),
-                provenance(run, name),
-            )
-        )
+        model = TeacherModel(teacher_config(run, name))
         return TeacherObjective(model, stage.loss), model, []
 
     train(
@@ -48,7 +40,7 @@ def main(config: RunConfig) -> None:
     )
 
 
-def _sections(run: Run, settings) -> dict:
+def _sections(run: Run, settings: TeacherConfig) -> dict:
     config = run.config
     return {
         "seed": config.seed,

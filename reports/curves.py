@@ -101,12 +101,11 @@ def draw_learning_curves(
             _draw_panel(axes, [curves[label] for label in panel.labels], all_looks, shown)
         for axes in grid[:, 0]:
             axes.set_ylabel("normalised return, IQM" if is_normalized(methods) else "return, IQM")
+        one_seed = all(np.isnan(curve.low).all() for curve in curves.values())
         for axes in grid[-1]:
-            axes.set_xlabel("in-context episode")
-        if all(np.isnan(curve.low).all() for curve in curves.values()):
-            axes = grid[0, 0]
-            text = "one training seed: no bands"
-            axes.set_title(text, loc="right", fontsize=7, fontweight="normal", color=style.GREY)
+            axes.set_xlabel(
+                "in-context episode" + ("\n(one training seed: no bands)" if one_seed else "")
+            )
         return style.save(figure, out_dir, NAME)
 
 
@@ -162,7 +161,9 @@ def source_levels(
 
 
 def arrange(labels: Sequence[str]) -> list[Panel]:
-    """Full context and controls in one panel, the others beside it, the student in all."""
+    """One panel for few; else full context and controls apart, the student in every panel."""
+    if len(labels) <= MAX_CURVES:
+        return [Panel("", tuple(labels))]
     full = tuple(label for label in labels if label in FULL_CONTEXT)
     others = [label for label in labels if label not in FULL_CONTEXT]
     student = tuple(label for label in labels if label == "student")
@@ -170,7 +171,7 @@ def arrange(labels: Sequence[str]) -> list[Panel]:
     n_others = MAX_CURVES - len(student)
     for start in range(0, len(others), n_others):
         panels.append(Panel("other contexts", (*student, *others[start : start + n_others])))
-    return panels or [Panel("", student)]
+    return panels
 
 
 def _constant(label: str, level: float, n_episodes: int) -> Curve:
@@ -211,6 +212,7 @@ def _draw_panel(
             lw=look.width,
             marker=look.marker,
             ms=3.5,
+            clip_on=False,  # a marker at the edge stays whole
             # Markers of different curves stand apart.
             markevery=(position * spacing // len(curves), spacing),
         )

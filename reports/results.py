@@ -94,6 +94,11 @@ class EvaluationResult:
         return int(self.metrics["final_episodes"])
 
     @property
+    def part(self) -> str:
+        """The part of the split the tasks are from: test, validation or train."""
+        return str(self.metrics.get("part") or self.metrics["split_name"])
+
+    @property
     def random_returns(self) -> NDArray[np.float64]:
         """`(T,)`, nan where not known."""
         return np.array([task.random_return for task in self.tasks])
@@ -150,7 +155,7 @@ def load_results(
     wanted = None if seeds is None else set(seeds)
     results = []
     for run_dir in directories:
-        for seed, seed_dir in _seed_directories(run_dir):
+        for seed, seed_dir in seed_directories(run_dir):
             if wanted is None or seed in wanted:
                 results += [
                     _load_result(path, run_dir, seed) for path in _method_directories(seed_dir)
@@ -188,7 +193,7 @@ def group_by_label(results: Sequence[EvaluationResult]) -> dict[str, list[Evalua
 
 
 def load_source_curves(
-    run_dirs: Iterable[str | Path], tasks: Sequence[TaskReference], split_name: str
+    run_dirs: Iterable[str | Path], tasks: Sequence[TaskReference], part: str
 ) -> SourceCurves | None:
     """PPO's learning curves on the compared tasks, None where the runs recorded none.
 
@@ -196,7 +201,7 @@ def load_source_curves(
         run_dirs: run directories; the first with usable curves in collect/learning_curves.csv
             serves, the others having collected the same tasks.
         tasks: the compared tasks.
-        split_name: rows of other splits are left out.
+        part: of the split; rows of other parts are left out.
 
     Raises:
         ResultsError: a learning_curves.csv is there but cannot be read.
@@ -208,7 +213,7 @@ def load_source_curves(
         if not path.is_file():
             continue
         try:
-            curves = _read_curves(path, positions, split_name)
+            curves = _read_curves(path, positions, part)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(
                 f"{path} cannot be read ({error!r}): expected the columns task, split, style, "
@@ -220,13 +225,13 @@ def load_source_curves(
 
 
 def _read_curves(
-    path: Path, positions: dict[str, int], split_name: str
+    path: Path, positions: dict[str, int], part: str
 ) -> dict[tuple[int, str], dict[int, float]]:
     """Mean return by region, for every (task position, source seed)."""
     curves: dict[tuple[int, str], dict[int, float]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            wanted = row["split"] == split_name and row["style"] == "ppo"
+            wanted = row["split"] == part and row["style"] == "ppo"
             # No episode may have ended in a region: its mean return is empty then.
             if wanted and row["task"] in positions and row["mean_return"]:
                 curve = curves.setdefault((positions[row["task"]], row["source_seed"]), {})
@@ -252,7 +257,8 @@ def _run_directories(run_dirs: Iterable[str | Path]) -> list[Path]:
     return directories
 
 
-def _seed_directories(run_dir: Path) -> list[tuple[int, Path]]:
+def seed_directories(run_dir: Path) -> list[tuple[int, Path]]:
+    """The training seeds of a run and their directories, ascending."""
     found = []
     for path in run_dir.glob("seed_*"):
         number = path.name.removeprefix("seed_")
@@ -332,13 +338,13 @@ def _task(entry: dict[str, Any]) -> TaskReference:
 def _check_comparable(results: Sequence[EvaluationResult]) -> None:
     """Raise unless all results are of the same tasks, evaluated the same way."""
     first = results[0]
-    for key in ("split_identity", "split_name", "family"):
+    for key in ("split_identity", "split_name", "part", "family"):
         for other in results[1:]:
-            if other.metrics[key] != first.metrics[key]:
+            values = [result.metrics.get(key) for result in (first, other)]
+            if values[0] != values[1]:
                 raise ResultsError(
-                    f"results of different {key} cannot be compared: {first.metrics[key]!r} in "
-                    f"{_where(first)}, {other.metrics[key]!r} in {_where(other)}; compare runs of "
-                    "one split"
+                    f"results of different {key} cannot be compared: {values[0]!r} in "
+                    f"{_where(first)}, {values[1]!r} in {_where(other)}; compare runs of one split"
                 )
     for other in results[1:]:
         if [task.name for task in other.tasks] != [task.name for task in first.tasks]:

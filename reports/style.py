@@ -55,22 +55,23 @@ class Look:
 LOOKS = {
     "student": Look(BLUE, "-", "o", 2.0),
     "teacher": Look(BLACK, (0, (5, 1.5)), "s"),
-    "long_context": Look(GREEN, (0, (3, 1, 1, 1)), "D"),
+    "long_context": Look(GREEN, (0, (8, 1.5)), "p"),
     "truncation": Look(ORANGE, (0, (5, 1.5)), "v"),
     "mean_pooling": Look(SKY, (0, (2, 1)), "^"),
     "mean_pooling_encoded": Look(GREEN, (0, (3, 1, 1, 1)), "D"),
     "pca": Look(PURPLE, (0, (6, 1, 1, 1, 1, 1)), "P"),
     "none": Look(VERMILLION, (0, (1, 1)), "x"),
-    "student_zeroed": Look(PURPLE, (0, (2, 1)), "^"),
-    "student_shuffled": Look(ORANGE, (0, (1, 1)), "v"),
+    "student_zeroed": Look(PURPLE, (0, (2, 1)), "<"),
+    "student_shuffled": Look(ORANGE, (0, (1, 1)), ">"),
     "random": Look(GREY),
     "optimal": Look(GREY),
 }
+SPARE_DASHES = ("-", (0, (4, 1)), (0, (1, 1.5)))
 SPARE_LOOKS = tuple(
-    Look(color, dashes, marker)
-    for dashes in ("-", (0, (4, 1)), (0, (1, 1.5)))
-    for color, marker in zip(
-        (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK), "*ph<>8d", strict=True
+    Look(color, SPARE_DASHES[(turn + position) % len(SPARE_DASHES)], marker)
+    for turn in range(len(SPARE_DASHES))
+    for position, (color, marker) in enumerate(
+        zip((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK), "*hHX8d1", strict=True)
     )
 )
 

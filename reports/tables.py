@@ -140,7 +140,7 @@ def notes(
     first = results[0]
     n_tasks, n_evaluation_seeds, n_episodes = first.returns.shape
     n_known = int((first.optimal_returns > first.random_returns).sum())
-    tasks = f"{first.metrics['split_name']} tasks of {first.metrics['family']}"
+    tasks = f"{first.part} tasks of {first.metrics['family']}"
     episodes = (
         f"last {first.final_episodes} of {n_episodes} in-context episodes, {n_evaluation_seeds} "
         "evaluation seeds"
@@ -202,8 +202,11 @@ def group_of(row: MethodRow) -> int:
 
 def terminal_table(rows: Sequence[MethodRow]) -> Table:
     """The key columns as a rich table that fits 80 columns."""
+    columns = dict(TERMINAL_COLUMNS)
+    if all(row.normalized_return is None for row in rows):
+        columns = {{"normalized_return": "return_mean"}.get(k, k): v for k, v in columns.items()}
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for column, title in TERMINAL_COLUMNS.items():
+    for column, title in columns.items():
         is_name = column == "method"
         table.add_column(
             title,
@@ -216,7 +219,7 @@ def terminal_table(rows: Sequence[MethodRow]) -> Table:
         table.add_section()
         for row in group:
             style = "bold" if row.method == "student" else ""
-            cells = [Text(_short_cell(row, column), style=style) for column in TERMINAL_COLUMNS]
+            cells = [Text(_short_cell(row, column), style=style) for column in columns]
             table.add_row(*cells)
     return table
 

@@ -1,9 +1,9 @@
 """The full-context teacher: marker-based AD over raw previous regions and the current one.
 
-The sequence is `<compress> X </compress>` for each of R previous regions (R = 1 for the teacher, more for
-long-context AD), then `<compress>` and the current region's step tokens. Every token has a type (0
-transition, 1 start, 2 end); the action head is read at the current region's steps, the token-type head
-predicts the next token's type everywhere. L_T = CE(action) + 0.1 · CE(token type).
+The sequence is `<compress> X </compress>` for each of R previous regions (R = 1 for the teacher,
+more for long-context AD), then `<compress>` and the current region's step tokens. Every token has a
+type (0 transition, 1 start, 2 end); the action head is read at the current region's steps, the
+token-type head predicts the next token's type everywhere. L_T = CE(action) + 0.1 · CE(token type).
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class TeacherConfig:
     n_context_regions: int = 1
     dropout: float = 0.0
     token_type_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can be built with."""
+        for name in ("n_layers", "n_context_regions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
 class TeacherModelConfig(PretrainedConfig):
@@ -118,7 +124,8 @@ class TeacherModel(PreTrainedModel):
 
         Args:
             context: Fields (B, R, L, ...).
-            has_context: (B, R) bool; a missing region's tokens are one learned vector.
+            has_context: (B, R) bool; the tokens of a missing region, and of the padding of a short
+                one, are one learned vector.
 
         Returns:
             (B, R (L + 2) + 1, D).
@@ -129,7 +136,8 @@ class TeacherModel(PreTrainedModel):
         start = self.token_types.weight[START].expand(batch * regions, 1, -1)
         end = self.token_types.weight[END].expand(batch * regions, 1, -1)
         tokens = torch.cat([start, tokens, end], dim=1).view(batch, regions, -1, start.shape[-1])
-        tokens = torch.where(has_context[:, :, None, None], tokens, self.no_context)
+        present = F.pad(context.mask, (1, 1), value=True) & has_context[..., None]  # (B, R, L + 2)
+        tokens = torch.where(present[..., None], tokens, self.no_context)
         return torch.cat([tokens.flatten(1, 2), start[:batch]], dim=1)
 
     def hidden(self, batch: Triple) -> Tensor:

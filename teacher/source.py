@@ -29,7 +29,7 @@ class SourceConfig:
         gamma: Discount of PPO's own targets.
         gae_lambda: Of generalised advantage estimation.
         ent_coef: Weight of the entropy bonus.
-        clip_range: Of PPO's probability ratio.
+        clip_range: Of PPO's probability ratio; small, it spreads learning over the whole history.
         net_arch: Hidden widths of policy and value network.
     """
 
@@ -39,7 +39,7 @@ class SourceConfig:
     gamma: float = 0.99
     gae_lambda: float = 0.95
     ent_coef: float = 0.01
-    clip_range: float = 0.2
+    clip_range: float = 0.15
     net_arch: tuple[int, ...] = (64, 64)
 
 

@@ -71,7 +71,8 @@ def save_checkpoint(
 
 def latest_checkpoint(stage_dir: Path) -> Path | None:
     """Return the complete checkpoint with the highest step, or None."""
-    found = [p for p in (stage_dir / "checkpoints").glob("[0-9]*") if (p / "state.json").exists()]
+    folders = [p for p in (stage_dir / "checkpoints").glob("*") if p.name.isdigit()]
+    found = [path for path in folders if (path / "state.json").exists()]
     return max(found, key=lambda path: int(path.name), default=None)
 
 
@@ -90,14 +91,20 @@ def load_checkpoint(
         weights = load_file(path / "model.safetensors")
         best_file = path / "best.safetensors"
         best = load_file(best_file) if best_file.exists() else None
-        optimizer_state = torch.load(path / "optimizer.pt", weights_only=True)
+        optimizer_state = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         state = json.loads((path / "state.json").read_text())
     except Exception as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); delete this folder to start the stage anew."
         ) from error
     load_weights(model, weights, path)
-    optimizer.load_state_dict(optimizer_state)
+    try:
+        optimizer.load_state_dict(optimizer_state)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"the optimiser state in {path} does not fit this model ({error}); delete this folder "
+            "to start the stage anew."
+        ) from error
     return state, best
 
 

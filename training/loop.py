@@ -1,12 +1,15 @@
 """One training loop for every stage: `fit`.
 
-An update is a pure function of (weights, optimiser state, seed, step): batches and dropout are seeded by the
-step, so a run resumed from any checkpoint ends with the same weights, bit for bit on one CPU process.
+An update is a pure function of (weights, optimiser state, seed, step): batches and dropout are
+seeded by the step, so a run resumed from any checkpoint ends with the same weights, bit for bit on
+one CPU process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,8 +17,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from tasks.errors import UserError
 from training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from training.optim import OptimConfig, build_optimizer, build_schedule
 from training.seeding import derive
@@ -24,6 +29,10 @@ Batches = Callable[[int, int], Any]
 """(step, micro-batch) -> this process' share of the batch, on its device."""
 Validate = Callable[[], dict[str, float]]
 """Return metrics of the current weights; `score` is what the best checkpoint is chosen by."""
+
+
+class DivergedError(UserError):
+    """A loss or gradient that is no number any more."""
 
 
 def fit(
@@ -53,7 +62,12 @@ def fit(
 
     Returns:
         `updates, seconds, targets_per_s, best_step, best_score` and the last metrics.
+
+    Raises:
+        CheckpointError: The checkpoint to go on from is damaged or of another model.
+        DivergedError: A metric is not finite; noticed when it is logged.
     """
+    stage_dir.mkdir(parents=True, exist_ok=True)
     optimizer = build_optimizer(objective, config, slow)
     model, optimizer = accelerator.prepare(objective, optimizer)
     schedule = build_schedule(optimizer, config)
@@ -80,7 +94,7 @@ def fit(
         done = step + 1
         log.add(metrics)
         if done % config.log_every == 0 or done == config.updates:
-            log.write(done, {"lr": schedule.get_last_lr()[0], "seconds": state["seconds"]})
+            log.write(done, {"lr": float(schedule.get_last_lr()[0]), "seconds": state["seconds"]})
         due = config.validate_every and done % config.validate_every == 0
         if validate is not None and (due or done == config.updates):
             scores = _validated(validate, objective, accelerator)
@@ -124,7 +138,8 @@ def _update(
             accelerator.backward(loss * share)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value * share
-    totals["grad_norm"] = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    norm: Any = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    totals["grad_norm"] = norm
     optimizer.step()
     optimizer.zero_grad()
     return totals
@@ -133,8 +148,6 @@ def _update(
 def _sync(accelerator: Accelerator, model: nn.Module, last: bool):
     """Synchronise gradients at the last micro-batch only."""
     if last or accelerator.num_processes == 1:
-        import contextlib
-
         return contextlib.nullcontext()
     return accelerator.no_sync(model)
 
@@ -146,8 +159,6 @@ def _validated(
     objective.eval()
     scores = validate()
     if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
         holder = [scores]
         broadcast_object_list(holder)
         scores = holder[0]
@@ -174,7 +185,7 @@ class StageLog:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["step"] <= step]
+            self.rows = [{**row, "step": int(row["step"])} for row in rows if row["step"] <= step]
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Accumulate the metrics of one update."""
@@ -186,8 +197,14 @@ class StageLog:
         """Write the mean of what was added since the last row."""
         names = sorted(self.sums)
         means = torch.stack([self.sums[n].float() / self.count for n in names])
-        means = self.accelerator.reduce(means, reduction="mean").tolist()
-        self._append({"step": step, **dict(zip(names, means, strict=True)), **extra})
+        reduced: Any = self.accelerator.reduce(means, reduction="mean")
+        row = dict(zip(names, reduced.tolist(), strict=True))
+        self._append({"step": step, **row, **extra})
+        if lost := [f"{name} is {v}" for name, v in row.items() if not math.isfinite(v)]:
+            raise DivergedError(
+                f"{self.path.parent} diverged before update {step}: {', '.join(lost)}; delete it "
+                "and try a smaller optim.learning_rate."
+            )
         self.sums, self.count = {}, 0
 
     def write_scores(self, step: int, scores: dict[str, float]) -> None:

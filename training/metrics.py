@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def training_bytes(objective: nn.Module, batch: Any) -> int:
-    """Bytes one training step holds at its peak: weights, gradients, AdamW state, saved activations.
+    """Bytes a training step holds at its peak: weights, gradients, AdamW state, saved activations.
 
-    Activations are what autograd keeps for the backward pass of `objective(batch)`, each storage counted
-    once. The same count on any device; temporary buffers of single operations are left out.
+    Activations are what autograd keeps for the backward pass of `objective(batch)`, each storage
+    counted once. The same count on any device; temporary buffers of single operations are left out.
     """
     storages: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in objective.parameters()}

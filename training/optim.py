@@ -1,4 +1,4 @@
-"""AdamW groups (no decay on norms, biases, embeddings) and the learning-rate schedule of a stage."""
+"""AdamW groups (no decay on norms, biases, embeddings) and a stage's learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -70,17 +70,15 @@ def build_optimizer(
         slow: Parameters that learn at `compressor_lr_ratio` times the rate.
     """
     slow_ids = {id(parameter) for parameter in slow}
-    undecayed = {
-        id(parameter)
-        for part in module.modules()
-        if isinstance(part, nn.LayerNorm | nn.Embedding)
-        for parameter in part.parameters(recurse=False)
+    # What a layer does not multiply by is an embedding: positions, latent queries, markers.
+    matrices = {
+        id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
+    for parameter in module.parameters():
         if parameter.requires_grad:
-            plain = id(parameter) in undecayed or parameter.ndim < 2 or "positions" in name
-            groups.setdefault((id(parameter) in slow_ids, not plain), []).append(parameter)
+            key = (id(parameter) in slow_ids, id(parameter) in matrices)
+            groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [
             {

@@ -148,7 +148,8 @@ def test_a_spoilt_result_is_named_in_one_sentence(tmp_path, spoil, message):
     ("changed", "message"),
     [
         ({"split_identity": "other"}, "different split_identity"),
-        ({"split_name": "train"}, "different split_name"),
+        ({"split_name": "other"}, "different split_name"),
+        ({"part": "train"}, "different part"),
         ({"family": "key_to_door"}, "different family"),
         ({"n_episodes": 30}, "shapes disagree"),
         ({"n_evaluation_seeds": 3}, "shapes disagree"),

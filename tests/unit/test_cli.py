@@ -1,0 +1,91 @@
+"""Stage for the command line's own tests: this docstring is its help text."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipelines.cli import run_main
+from tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    seed: int = 0
+    name: str = "a"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A YAML file for a configuration smaller than the real one, which takes seconds to import."""
+    module = ModuleType("pipelines.config")
+    module.RunConfig = TinyConfig  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipelines.config", module)
+    (tmp_path / "a.yaml").write_text("seed: 3\n")
+    return str(tmp_path / "a.yaml")
+
+
+def test_stage_gets_the_resolved_configuration(config_file: str):
+    seen: list[object] = []
+
+    def stage(config: object) -> None:
+        seen.append(config)
+
+    run_main(stage, ["--config", config_file, "name=b"])
+    run_main(stage, ["seed=4", "--config", config_file, "name=c"])
+    assert seen == [TinyConfig(3, "b"), TinyConfig(4, "c")]
+
+
+def fail(error: BaseException):
+    def stage(_: object) -> None:
+        raise error
+
+    return stage
+
+
+def test_users_mistake_is_one_paragraph_and_exit_2(
+    config_file: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail(UserError("the door is shut; open it.")), ["--config", config_file])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: the door is shut; open it.\n"
+
+
+def test_mistaken_configuration_is_a_users_mistake(
+    config_file: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail(AssertionError("never run")), ["--config", config_file, "sed=1"])
+    assert ended.value.code == 2
+    assert "sed: unknown key (did you mean 'seed'?)" in capsys.readouterr().err
+
+
+def test_defect_keeps_its_traceback(config_file: str):
+    with pytest.raises(ValueError, match="ours"):
+        run_main(fail(ValueError("ours")), ["--config", config_file])
+
+
+def test_ctrl_c_exits_130(config_file: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail(KeyboardInterrupt()), ["--config", config_file])
+    assert ended.value.code == 130
+    assert "again" in capsys.readouterr().err
+
+
+def test_help_is_the_stages_docstring(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail(AssertionError("never run")), ["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "this docstring is its help text" in told
+    assert "key=value" in told
+
+
+def test_config_is_required(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail(AssertionError("never run")), [])
+    assert ended.value.code == 2
+    assert "--config" in capsys.readouterr().err
