@@ -71,7 +71,7 @@ class MethodRow:
     teacher_kl: float | None = _column("KL divergence from the teacher's action distribution, nats")
     train_updates: float | None = _column("optimiser updates")
     train_seconds: float | None = _column("seconds of training")
-    n_parameters: float | None = _column("parameters")
+    n_parameters: float | None = _column("number of parameters")
 
 
 COPIED = (

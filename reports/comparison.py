@@ -68,7 +68,12 @@ def write_comparison(
     tables.write_tables(rows, lines, out_dir)
     tables.write_differences(difference_rows(methods, bootstrap=bootstrap), out_dir)
     figures = write_figures(
-        methods, out_dir, source=source, region_len=region_len, bootstrap=bootstrap
+        methods,
+        out_dir,
+        source=source,
+        region_len=region_len,
+        solved_threshold=solved_threshold,
+        bootstrap=bootstrap,
     )
     if logs:
         figures["training"] = draw_training(logs, out_dir)

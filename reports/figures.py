@@ -36,6 +36,7 @@ def write_figures(
     *,
     source: SourceCurves | None = None,
     region_len: int | None = None,
+    solved_threshold: float = SOLVED_THRESHOLD,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> dict[str, list[Path]]:
     """Write every figure the results allow.
@@ -45,6 +46,7 @@ def write_figures(
         out_dir: an existing directory.
         source: the source algorithm's learning curves, if any.
         region_len: transitions in a region, see `draw_learning_curves`.
+        solved_threshold: marked in the figure of tasks.
         bootstrap: how intervals are drawn.
 
     Returns:
@@ -58,7 +60,7 @@ def write_figures(
     }
     shown = [method for method in methods if method.label in SHOWN_PER_TASK]
     if shown:
-        written["tasks"] = draw_tasks(shown, out_dir)
+        written["tasks"] = draw_tasks(shown, out_dir, solved_threshold=solved_threshold)
     return written
 
 
@@ -156,12 +158,18 @@ def _final_return_name(methods: Sequence[MethodScores]) -> str:
     return f"{kind}, last {n} in-context episodes" if n > 1 else f"{kind}, last episode"
 
 
-def draw_tasks(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
+def draw_tasks(
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+    *,
+    solved_threshold: float = SOLVED_THRESHOLD,
+) -> list[Path]:
     """Final return of each task, averaged over training seeds: dots for few tasks, else a map.
 
     Args:
         methods: the few to set against each other.
         out_dir: an existing directory; tasks.{pdf,png,csv} are written there.
+        solved_threshold: marked among the dots where returns are normalised.
 
     Returns:
         The PDF and the PNG.
@@ -176,10 +184,14 @@ def draw_tasks(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
     known = np.isfinite(per_seed[0][0])
     order = np.flatnonzero(known)
     order = order[np.argsort(-per_seed[0].mean(axis=0)[order], kind="stable")]
-    draw = _draw_task_dots if order.size <= MAX_DOT_TASKS else _draw_task_map
     width, height = _task_figure_size(order.size)
     with style.new_figure(width, height) as figure:
-        draw(figure, methods, names, order)
+        if order.size > MAX_DOT_TASKS:
+            _draw_task_map(figure, methods, names, order)
+        else:
+            _draw_task_dots(figure, methods, names, order)
+            if is_normalized(methods):
+                _mark_solved(figure.axes[0], solved_threshold)
         return style.save(figure, out_dir, "tasks")
 
 
@@ -211,9 +223,6 @@ def _draw_task_dots(
             ms=4,
             label=style.title(method.label),
         )
-    if is_normalized(methods):
-        axes.axvline(SOLVED_THRESHOLD, color=style.GREY, lw=0.6, ls=(0, (2, 2)), zorder=0)
-        axes.text(SOLVED_THRESHOLD, -0.8, "solved", ha="center", color=style.GREY, fontsize=7)
     axes.set_yticks(rows, labels=[names[task] for task in order])
     axes.set_ylim(order.size - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -226,6 +235,11 @@ def _draw_task_dots(
         title="mean and range\nover training seeds" if several else None,
         alignment="left",
     )
+
+
+def _mark_solved(axes: Axes, threshold: float) -> None:
+    axes.axvline(threshold, color=style.GREY, lw=0.6, ls=(0, (2, 2)), zorder=0)
+    axes.text(threshold, -0.8, "solved", ha="center", color=style.GREY, fontsize=7)
 
 
 def _draw_task_map(

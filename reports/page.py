@@ -68,6 +68,7 @@ pre { background: #f4f4f4; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem;
 dl { font-size: 0.85rem; columns: 2 22rem; }
 dt { font-weight: bold; }
 dd { margin: 0 0 0.3rem 0; break-inside: avoid; }
+@page { margin: 14mm; }
 @media print {
   body { max-width: none; margin: 0; font-size: 10pt; }
   table { font-size: 7pt; }

@@ -192,7 +192,8 @@ def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_pa
         f"{n}.{e}" for n in ("learning_curves", "bars", "tasks") for e in ("pdf", "png", "csv")
     }
     assert names == plots | {"table.csv", "table.md", "table.tex", "differences.csv"} | {
-        "bars_points.csv"
+        "bars_points.csv",
+        "report.html",
     }
     assert (out / "bars.pdf").read_bytes().startswith(b"%PDF")
     assert dict(mpl.rcParams) == dict(before)
@@ -227,9 +228,12 @@ def test_results_that_cannot_be_normalised_are_still_drawn(tmp_path):
     entries = [entry | {"optimal_return": None} for entry in task_entries(4)]
     for method in ("student", "random"):
         write_method(tmp_path, method, 0, tasks=entries, n_episodes=6)
-    (row, _) = write_comparison([tmp_path], tmp_path / "out", bootstrap=QUICK)
-    assert row.normalized_return is None
-    assert "nothing is normalised" in (tmp_path / "out" / "table.md").read_text()
+    results = load_results([tmp_path])
+    assert figures.draw_bars(stack_methods(results), tmp_path)
+    rows = method_rows(results)
+    lines = tables.notes(results, rows)
+    assert "nothing is normalised" in lines[0]
+    assert f"{rows[0].return_mean:.2f}" in printed(rows, lines)
 
 
 def test_nothing_is_written_without_results(tmp_path):

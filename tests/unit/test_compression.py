@@ -1,0 +1,285 @@
+"""Compressors behind their one interface, baselines against slow references, reconstruction."""
+
+import numpy as np
+import pytest
+import torch
+from fixtures import (
+    CELLS,
+    CHOICE,
+    HEADS,
+    NUMBERS,
+    PIXELS,
+    REGION_LEN,
+    WIDTH,
+    make_regions,
+    make_student,
+)
+from sklearn.decomposition import PCA
+from torch import nn
+
+from compression.compressor import (
+    KINDS,
+    CompressorConfig,
+    CompressorError,
+    build_compressor,
+    compressor_class,
+)
+from compression.mean_pooling import chunk_means
+from compression.reconstruction import ReconstructionConfig, ReconstructionHead
+
+B, T, D, M, FEATURES = 4, REGION_LEN, WIDTH, 2, 7
+SIZES = {"d_model": D, "n_heads": HEADS, "region_len": T}
+EVERY_KIND = [*KINDS, "fixtures:FirstTokens"]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build(kind, **settings):
+    """A compressor in eval mode, PCA fitted on noise."""
+    config = CompressorConfig(kind=kind, **{"n_latents": M, "n_layers": 1, **settings})
+    if kind != "pca":
+        return build_compressor(config, **SIZES).eval()
+    compressor = build_compressor(config, n_features=FEATURES, **SIZES).eval()
+    compressor.fit(torch.randn(64, T, FEATURES), torch.ones(64, T, dtype=torch.bool))
+    return compressor
+
+
+def tokens_for(kind, steps=T):
+    return torch.randn(B, steps, FEATURES if kind == "pca" else D)
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_every_compressor_returns_m_latents(kind):
+    tokens, mask = tokens_for(kind), torch.ones(B, T, dtype=torch.bool)
+    latents = build(kind)(tokens, mask)
+    assert latents.shape == (B, M, D)
+    assert latents.dtype == torch.float32
+    assert latents.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_tell_regions_apart_unless_there_is_no_context(kind):
+    tokens, mask = tokens_for(kind), torch.ones(B, T, dtype=torch.bool)
+    latents = build(kind)(tokens, mask).flatten(1)
+    distances = torch.cdist(latents, latents)[0, 1:]
+    assert (distances == 0).all() if kind == "none" else (distances > 1e-3).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_nothing(kind, causal):
+    compressor, short = build(kind, causal=causal), T - 2
+    tokens = tokens_for(kind, short)
+    whole = torch.ones(B, short, dtype=torch.bool)
+    expected = compressor(tokens, whole)
+    mask = torch.arange(T).expand(B, T) < short
+    for scale in (1.0, 100.0):
+        padding = scale * torch.randn(B, T - short, tokens.shape[-1])
+        found = compressor(torch.cat([tokens, padding], 1), mask)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_batch_do_not_mix(kind):
+    compressor, tokens = build(kind), tokens_for(kind)
+    mask = torch.arange(T) < torch.tensor([T, 3, T, 1])[:, None]
+    together = compressor(tokens, mask)
+    alone = torch.cat([compressor(tokens[i : i + 1], mask[i : i + 1]) for i in range(B)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_latents", [0, T + 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_many_latents_are_refused(kind, n_latents):
+    with pytest.raises(CompressorError, match=rf"n_latents is {n_latents}.* 1 \.\.\. {T} latents"):
+        build(kind, n_latents=n_latents)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused():
+    with pytest.raises(CompressorError, match="d_model 16 is no multiple of"):
+        build_compressor(CompressorConfig(n_latents=1), **{**SIZES, "n_heads": 3})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("querypooling", "neither one of query_pooling, .* nor an import path"),
+        ("no_such_module:Thing", "no_such_module"),
+        ("fixtures:Missing", "has no attribute 'Missing'"),
+        ("fixtures:NotACompressor", "no subclass of Compressor"),
+    ],
+)
+def test_unknown_kinds_are_refused(kind, message):
+    with pytest.raises(CompressorError, match=message):
+        compressor_class(kind)
+
+
+def test_a_users_own_compressor_is_used():
+    tokens = tokens_for("")
+    compressor = build("fixtures:FirstTokens")
+    assert type(compressor).__name__ == "FirstTokens"
+    mask = torch.ones(B, T, dtype=torch.bool)
+    assert torch.equal(compressor(tokens, mask), tokens[:, :M])
+
+
+@pytest.mark.parametrize(
+    ("length", "n_chunks", "chunks"),
+    [
+        (6, 2, [[0, 1, 2], [3, 4, 5]]),
+        (6, 6, [[0], [1], [2], [3], [4], [5]]),
+        (5, 2, [[0, 1, 2], [3, 4]]),
+        (2, 3, [[0], [1], []]),
+        (0, 2, [[], []]),
+    ],
+)
+def test_chunk_means_average_equal_parts_of_the_region(length, n_chunks, chunks):
+    x, mask = torch.randn(1, 8, 3), torch.arange(8)[None] < length
+    found = chunk_means(x, mask, n_chunks)
+    expected = [x[0, steps].mean(0) if steps else torch.zeros(3) for steps in chunks]
+    torch.testing.assert_close(found[0], torch.stack(expected))
+
+
+def test_truncation_keeps_the_last_tokens():
+    compressor, tokens = build("truncation"), tokens_for("truncation")
+    mask = torch.arange(T) < torch.tensor([T, 4, 2, 1])[:, None]
+    kept = torch.stack([tokens[0, [4, 5]], tokens[1, [2, 3]], tokens[2, [0, 1]], tokens[3, [0, 0]]])
+    expected = compressor.norm(kept + compressor.positions)
+    torch.testing.assert_close(compressor(tokens, mask), expected)
+
+
+def identity_reading(compressor):
+    """Make the learned map after PCA the identity, so that latents are its codes."""
+    with torch.no_grad():
+        compressor.read.weight.copy_(torch.eye(D))
+        compressor.read.bias.zero_()
+        compressor.positions.zero_()
+    return compressor
+
+
+def test_pca_equals_sklearns_whitened_transform():
+    regions = torch.randn(200, T, FEATURES) * torch.linspace(0.5, 3.0, FEATURES)
+    mask = torch.ones(200, T, dtype=torch.bool)
+    compressor = identity_reading(build("pca"))
+    compressor.fit(regions, mask)
+    reference = PCA(M * D, whiten=True, svd_solver="randomized", random_state=0)
+    expected = reference.fit_transform(regions.flatten(1).numpy())
+    found = compressor(regions, mask).flatten(1).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found.std(0), 1.0, atol=0.01)
+    assert compressor(torch.randn(3, T, FEATURES), mask[:3]).shape == (3, M, D)
+
+
+def test_pca_leaves_out_what_never_varied_in_training():
+    fixed = torch.randn(64, T, 1).expand(64, T, FEATURES)  # rank T, fewer than M * D components
+    compressor = identity_reading(build("pca"))
+    compressor.fit(fixed, torch.ones(64, T, dtype=torch.bool))
+    codes = compressor(torch.randn(8, T, FEATURES), torch.ones(8, T, dtype=torch.bool)).flatten(1)
+    assert codes.abs().max() < 20
+    assert (codes.abs().amax(0) > 0).sum() == T
+
+
+def test_pca_has_nothing_to_learn_but_the_reading():
+    names = {name for name, _ in build("pca").named_parameters()}
+    assert names == {"read.weight", "read.bias", "positions"}
+
+
+def test_pca_on_too_few_regions_is_refused():
+    regions, mask = torch.randn(31, T, FEATURES), torch.ones(31, T, dtype=torch.bool)
+    with pytest.raises(CompressorError, match=r"at least 32 training regions.* got 31"):
+        build("pca").fit(regions, mask)
+
+
+def test_pca_to_more_numbers_than_features_is_refused():
+    with pytest.raises(CompressorError, match=r"n_latents 6 x model.d_model 16 .* has 42"):
+        build("pca", n_latents=6)
+
+
+def head(observation=CELLS, action=CHOICE):
+    return ReconstructionHead(observation, action, ReconstructionConfig(), **SIZES)
+
+
+@pytest.mark.parametrize("observation", [CELLS, NUMBERS, PIXELS], ids=lambda spec: spec.kind)
+def test_reconstruction_predicts_each_raw_field(observation):
+    reconstruction = head(observation)
+    regions = make_regions(B, T, observation=observation)
+    latents = torch.randn(B, M, D, requires_grad=True)
+    widths = {name: out.shape for name, out in reconstruction(latents).items()}
+    n = {"classes": 6, "vector": 3, "image": 192}[observation.kind]
+    expected = {"observations": n, "actions": 5, "rewards": 1, "next_observations": n}
+    expected |= {"terminated": 2, "truncated": 2}
+    assert widths == {name: (B, T, width) for name, width in expected.items()}
+    loss, metrics = reconstruction.loss(latents, regions)
+    assert set(metrics) == {f"rec_{name}" for name in expected}
+    loss.backward()
+    assert latents.grad.abs().sum() > 0
+
+
+def test_reconstruction_overfits_one_batch():
+    reconstruction, regions = head(), make_regions(B, T)
+    latents = nn.Parameter(torch.randn(B, M, D))
+    optimizer = torch.optim.Adam([latents, *reconstruction.parameters()], lr=1e-2)
+    first = None
+    for _ in range(250):
+        loss, metrics = reconstruction.loss(latents, regions)
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02 * first
+    for name in ("observations", "actions", "next_observations", "terminated", "truncated"):
+        assert metrics[f"rec_{name}"] == 1.0
+    assert metrics["rec_rewards"] < 0.01
+
+
+def test_reconstruction_ignores_what_the_mask_forbids():
+    reconstruction, latents = head(), torch.randn(B, M, D)
+    regions = make_regions(B, T, lengths=[T, 4, 2, 1])
+    garbage = make_regions(B, T)
+    mixed = type(regions)(
+        **{
+            name: torch.where(
+                regions.mask.view(B, T, *[1] * (field.ndim - 2)), field, getattr(garbage, name)
+            )
+            for name, field in vars(regions).items()
+            if name != "mask"
+        },
+        mask=regions.mask,
+    )
+    assert not torch.equal(mixed.actions, regions.actions)
+    loss, metrics = reconstruction.loss(latents, regions)
+    other, others = reconstruction.loss(latents, mixed)
+    assert torch.equal(loss, other)
+    assert metrics == others
+    nothing = regions.map(torch.clone)
+    nothing.mask[:] = False
+    assert reconstruction.loss(latents, nothing)[0] == 0.0
+
+
+def test_reconstruction_loss_is_the_mean_over_positions_of_each_fields_loss():
+    reconstruction, latents = head(), torch.randn(B, M, D)
+    regions = make_regions(B, T, lengths=[T, 4, 2, 1])
+    outputs, expected = reconstruction(latents), 0.0
+    for b, t in regions.mask.nonzero().tolist():
+        for name, output in outputs.items():
+            value, out = getattr(regions, name)[b, t], output[b, t]
+            if name == "rewards":
+                expected += (out - value).square().item()
+            elif value.ndim:
+                parts = zip(out.split(3), value, strict=True)
+                expected += np.mean([-p.log_softmax(0)[v].item() for p, v in parts])
+            else:
+                expected += -out.log_softmax(0)[int(value)].item()
+    expected /= int(regions.mask.sum())
+    assert reconstruction.loss(latents, regions)[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_target_of_reconstruction_is_not_trainable():
+    """A trainable target could be made constant; raw fields cannot, and get no gradient."""
+    student, regions = make_student(), make_regions(B, T)
+    latents = student.compress(regions).detach()
+    student.reconstruction.loss(latents, regions)[0].backward()
+    learning = {name for name, p in student.named_parameters() if p.grad is not None}
+    assert learning == {f"reconstruction.{n}" for n, _ in student.reconstruction.named_parameters()}

@@ -1,0 +1,320 @@
+"""Student and teacher: saved = loaded, causal, the student learns; the objectives' switches."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from fixtures import (
+    CELLS,
+    CHOICE,
+    NUMBERS,
+    PIXELS,
+    REGION_LEN,
+    SWITCHES,
+    TORQUES,
+    make_regions,
+    make_student,
+    make_teacher,
+    make_triple,
+)
+from safetensors.torch import load_file
+from torch import nn
+
+from ad.decoder import DecoderConfig
+from ad.objectives import ActionObjective, LossConfig, PretrainObjective, Triple, masked_mean
+from ad.student import CADStudent, ModelConfig
+from compression.compressor import KINDS, CompressorConfig
+from teacher.model import TeacherConfig, TeacherModel, TeacherObjective
+from training.metrics import training_bytes
+
+B, T = 6, REGION_LEN
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def fitted_student(kind, **settings):
+    student = make_student(kind, **settings).eval()
+    if kind == "pca":
+        regions = make_regions(64, T)
+        student.compressor.fit(student.compressor_tokens(regions), regions.mask)
+    return student
+
+
+def logits_of(model, batch):
+    with torch.inference_mode():
+        if isinstance(model, TeacherModel):
+            return model(batch)
+        return model(batch.previous, batch.has_previous, batch.query)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_student_is_the_loaded_one_bit_for_bit(kind, tmp_path):
+    student, batch = fitted_student(kind), make_triple(B)
+    student.config.provenance = {"method": kind, "split_identity": "abc"}
+    student.save_pretrained(tmp_path)
+    loaded = CADStudent.from_pretrained(tmp_path).eval()
+    weights = loaded.state_dict()
+    assert weights.keys() == student.state_dict().keys()
+    for name, value in student.state_dict().items():
+        assert torch.equal(weights[name], value), name
+    assert torch.equal(logits_of(loaded, batch), logits_of(student, batch))
+    assert loaded.config.provenance == student.config.provenance
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["parts"] == asdict(student.config.student_parts)
+    assert stored["region_len"] == T
+    names = load_file(tmp_path / "model.safetensors")
+    if kind == "pca":
+        assert names["compressor.components"].abs().sum() > 0
+        assert names["compressor.mean"].abs().sum() > 0
+
+
+def test_a_saved_teacher_is_the_loaded_one_bit_for_bit(tmp_path):
+    teacher, batch = make_teacher(2).eval(), make_triple(B, 2)
+    teacher.save_pretrained(tmp_path)
+    loaded = TeacherModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits_of(loaded, batch), logits_of(teacher, batch))
+    assert loaded.n_context_regions == 2
+
+
+@pytest.mark.parametrize("observation", [CELLS, NUMBERS, PIXELS], ids=lambda spec: spec.kind)
+@pytest.mark.parametrize("action", [CHOICE, SWITCHES, TORQUES], ids=["one", "several", "numbers"])
+def test_every_pair_of_spaces_trains(observation, action):
+    student = make_student(observation=observation, action=action)
+    batch = make_triple(B, observation=observation, action=action)
+    loss, metrics = ActionObjective(student, LossConfig(gamma=0.1))(batch)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
+
+
+@pytest.mark.parametrize("model", [make_student(), make_teacher()], ids=["student", "teacher"])
+def test_later_steps_change_nothing_earlier(model):
+    batch, t = make_triple(B), 3
+    changed = Triple(batch.context, batch.has_context, batch.query.map(torch.clone))
+    query = changed.query
+    query.observations[:, t:] = (query.observations[:, t:] + 1) % 3
+    query.rewards[:, t:] += 1.0
+    query.actions[:, t:] = (query.actions[:, t:] + 1) % 5
+    query.next_observations[:, t - 1 :] = 0
+    query.terminated[:, t:] = True
+    before, after = logits_of(model.eval(), batch), logits_of(model, changed)
+    assert torch.equal(before[:, :t], after[:, :t])
+    assert (before[:, t:] != after[:, t:]).any(-1).all()
+
+
+@pytest.mark.parametrize("model", [make_student(), make_teacher()], ids=["student", "teacher"])
+def test_a_context_that_is_not_there_is_not_read(model):
+    batch = make_triple(B)
+    other = Triple(make_triple(B).context, batch.has_context, batch.query)
+    before, after = logits_of(model.eval(), batch), logits_of(model, other)
+    has = batch.has_previous
+    assert torch.equal(before[~has], after[~has])
+    assert (before[has] != after[has]).any(-1).any(-1).all()
+
+
+@pytest.mark.parametrize("model", [make_student(), make_teacher()], ids=["student", "teacher"])
+def test_padding_of_a_short_context_is_not_read(model):
+    batch, garbage = make_triple(B), make_triple(B).context
+    batch.context.mask[:, :, 4:] = False
+    batch.has_context[:] = True
+    padded = garbage.map(torch.clone)
+    for name, field in vars(batch.context).items():
+        getattr(padded, name)[:, :, :4] = field[:, :, :4]
+    padded.mask = batch.context.mask
+    assert not torch.equal(padded.rewards, batch.context.rewards)
+    before = logits_of(model.eval(), batch)
+    assert torch.equal(before, logits_of(model, Triple(padded, batch.has_context, batch.query)))
+
+
+def test_a_frozen_compressor_gets_no_gradient():
+    student = make_student()
+    objective = ActionObjective(student, LossConfig(gamma=1.0), freeze_compressor=True)
+    objective(make_triple(B))[0].backward()
+    frozen = {id(p) for p in student.compressor_parameters()}
+    assert len(frozen) == len(student.compressor_parameters()) > 10
+    for name, parameter in student.named_parameters():
+        assert (parameter.grad is None) == (id(parameter) in frozen), name
+
+
+def test_a_trained_compressor_gets_a_gradient_through_the_decoder():
+    student = make_student()
+    ActionObjective(student, LossConfig())(make_triple(B))[0].backward()
+    assert all(p.grad.abs().sum() > 0 for p in student.compressor_parameters())
+    assert student.no_context.grad.abs().sum() > 0
+    assert all(p.grad is None for p in student.reconstruction.parameters())
+
+
+def recall_batch(size):
+    """The action of all steps is the first action of the previous region: nowhere else to read."""
+    batch = make_triple(size, region_len=4)
+    batch.has_context[:] = True
+    batch.query.actions[:] = batch.context.actions[:, -1, :1]
+    return batch
+
+
+def accuracy_at_the_first_step(kind):
+    student = make_student(kind, region_len=4)
+    objective = ActionObjective(student, LossConfig())
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss, _ = objective(recall_batch(64))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    batch = recall_batch(256)
+    found = logits_of(student.eval(), batch)[:, 0].argmax(-1)
+    return (found == batch.query.actions[:, 0]).float().mean().item()
+
+
+def test_learns_what_only_the_latents_can_carry():
+    assert accuracy_at_the_first_step("query_pooling") > 0.9
+
+
+def test_without_context_it_cannot_be_learned():
+    assert accuracy_at_the_first_step("none") < 0.4
+
+
+def losses(batch, teacher=None, **weights):
+    """Loss and metrics of one and the same student."""
+    objective = ActionObjective(make_student(), LossConfig(**weights), teacher)
+    loss, metrics = objective(batch)
+    return loss.item(), {name: value.item() for name, value in metrics.items()}
+
+
+def test_each_weight_switches_its_own_loss():
+    batch, teacher = make_triple(B), make_teacher().eval()
+    nll, metrics = losses(batch)
+    assert set(metrics) == {"action_nll", "loss"}
+    assert metrics["action_nll"] == pytest.approx(nll)
+    parameters = logits_of(make_student(), batch)
+    recorded = parameters.log_softmax(-1).gather(-1, batch.query.actions[..., None])
+    assert nll == pytest.approx(-recorded.mean().item(), rel=1e-5)
+
+    assert losses(batch, alpha=2.5)[0] == pytest.approx(2.5 * nll)
+    assert losses(batch, alpha=0.0)[0] == 0.0
+
+    divergence, metrics = losses(batch, teacher, alpha=0.0, beta=1.0)
+    kl = metrics["teacher_kl"]
+    assert divergence == pytest.approx(kl)
+    assert kl > 1e-3
+    assert losses(batch, teacher, alpha=1.0, beta=3.0)[0] == pytest.approx(nll + 3 * kl)
+
+    both, metrics = losses(batch, gamma=0.5)
+    assert both == pytest.approx(nll + 0.5 * metrics["rec_loss"])
+    assert "rec_observations" in metrics
+    capacity = make_student()(batch.previous, batch.has_previous, batch.query)[1].square().mean()
+    assert losses(batch, lambda_cap=0.5)[0] == pytest.approx(nll + 0.5 * capacity.item(), rel=1e-5)
+
+
+def test_softening_is_paid_back_by_tau_squared():
+    batch, teacher = make_triple(B), make_teacher().eval()
+    total, metrics = losses(batch, teacher, alpha=0.0, beta=1.0, tau=2.0)
+    student = make_student()
+    soft_p, soft_q = (
+        (logits / 2).log_softmax(-1)
+        for logits in (logits_of(teacher, batch), logits_of(student, batch))
+    )
+    kl = (soft_p.exp() * (soft_p - soft_q)).sum(-1).mean().item()
+    assert metrics["teacher_kl"] == pytest.approx(kl, rel=1e-4)
+    assert total == pytest.approx(4 * kl, rel=1e-4)
+
+
+class Echo(nn.Module):
+    """A teacher that thinks what a student thinks."""
+
+    def __init__(self, student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch):
+        assert not torch.is_grad_enabled()
+        return self.student(batch.previous, batch.has_previous, batch.query)[0]
+
+
+def test_agreeing_with_the_teacher_costs_nothing():
+    batch = make_triple(B)
+    assert losses(batch, Echo(make_student()), alpha=0.0, beta=1.0, tau=3.0)[0] < 1e-6
+
+
+def test_the_teacher_is_neither_trained_nor_saved_nor_switched_to_training():
+    teacher = make_teacher().eval()
+    objective = ActionObjective(make_student(), LossConfig(beta=1.0), teacher)
+    objective.train()
+    objective(make_triple(B))[0].backward()
+    assert not teacher.training
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(name.startswith("student.") for name in objective.state_dict())
+
+
+def test_beta_without_a_teacher_is_refused():
+    with pytest.raises(ValueError, match=r"beta is 0\.5, which needs a teacher"):
+        ActionObjective(make_student(), LossConfig(beta=0.5))
+
+
+def test_reconstruction_beside_actions_leaves_out_missing_contexts():
+    batch = make_triple(B)
+    _, before = losses(batch, gamma=1.0)
+    batch.context.actions[~batch.has_previous] = 0
+    assert losses(batch, gamma=1.0)[1]["rec_loss"] == before["rec_loss"]
+    batch.context.actions[batch.has_previous] = 0
+    assert losses(batch, gamma=1.0)[1]["rec_loss"] != before["rec_loss"]
+
+
+def test_masked_steps_do_not_count_in_any_loss():
+    batch, teacher = make_triple(B), make_teacher().eval()
+    batch.query.mask[:, 4:] = False
+    weights = {"beta": 0.5}
+    before = losses(batch, teacher, **weights)[0]
+    batch.query.actions[:, 4:] = 0
+    assert losses(batch, teacher, **weights)[0] == before
+    assert masked_mean(torch.tensor([[1.0, 5.0]]), torch.tensor([[True, False]])) == 1.0
+
+
+def test_pretraining_reconstructs_the_current_region():
+    student, batch = make_student(), make_triple(B)
+    loss, metrics = PretrainObjective(student, LossConfig(lambda_cap=2.0))(batch)
+    latents = student.compress(batch.query)
+    expected, _ = student.reconstruction.loss(latents, batch.query)
+    torch.testing.assert_close(metrics["rec_loss"], expected.detach())
+    torch.testing.assert_close(loss, expected + 2 * latents.square().mean())
+
+
+def test_the_teachers_loss_is_actions_plus_a_tenth_of_token_types():
+    teacher, batch = make_teacher(), make_triple(B)
+    loss, metrics = TeacherObjective(teacher, LossConfig())(batch)
+    expected = metrics["action_nll"] + 0.1 * metrics["token_type_nll"]
+    torch.testing.assert_close(loss.detach(), expected)
+    types = teacher.token_type_targets().tolist()
+    assert types == [1, *[0] * T, 2, 1, *[0] * T]
+    assert teacher.sequence_len == teacher.context_len + T == len(types)
+
+
+def test_training_bytes_grow_with_the_batch_only_by_activations():
+    objective = ActionObjective(make_student(), LossConfig())
+    weights = 4 * sum(p.numel() for p in objective.parameters())
+    small, large = (training_bytes(objective, make_triple(size)) for size in (4, 8))
+    assert 4 * weights < small < large
+    activations = (small - 4 * weights, large - 4 * weights)
+    assert 1.8 < activations[1] / activations[0] < 2.05
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (LossConfig, {"tau": 0.0}, r"tau is 0\.0"),
+        (LossConfig, {"beta": -1.0}, r"beta is -1\.0"),
+        (LossConfig, {"label_smoothing": 1.0}, r"label_smoothing is 1\.0"),
+        (ModelConfig, {"d_model": 10, "n_heads": 4}, "multiple of n_heads"),
+        (ModelConfig, {"d_model": 9, "n_heads": 3}, "even d_model"),
+        (DecoderConfig, {"n_layers": 0}, "n_layers is 0"),
+        (TeacherConfig, {"n_context_regions": 0}, "n_context_regions is 0"),
+        (CompressorConfig, {"n_pooling_layers": 0}, "n_pooling_layers 0"),
+    ],
+)
+def test_impossible_settings_are_refused(config, values, message):
+    with pytest.raises(ValueError, match=message):
+        config(**values)
