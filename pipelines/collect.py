@@ -42,7 +42,7 @@ def main(config: RunConfig) -> None:
         run.collect_dir,
         {
             "ppo": partial(learn_history, config=config.source),
-            "noise_expert": noise_expert_history,
+            "noise_expert": partial(noise_expert_history, config=config.noise),
             "random": random_history,
         },
         family_settings=asdict(config.family),
@@ -71,6 +71,7 @@ def collect_sections(run: Run) -> dict:
         "split": run.split.identity,
         "collect": {**collected, "region_len": config.region_len},
         "source": asdict(config.source),
+        "noise": asdict(config.noise),
         "histories": config.histories,
     }
 

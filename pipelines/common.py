@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
 from ad.evaluate import validation_scores
@@ -126,6 +128,7 @@ def open_run(config: RunConfig, stage: str) -> Run:
     if not config.run_dir:
         raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
     torch.set_num_threads(config.threads)
+    transformers_logging.disable_progress_bar()  # a bar per loaded model would drown the log
     family = load_family(config.family.target, config.family.kwargs)
     field_spec(family.observation_space, "observation")
     field_spec(family.action_space, "action")
@@ -137,6 +140,7 @@ def open_run(config: RunConfig, stage: str) -> Run:
         named=config.split.named,
     )
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or else CPU processes stay apart
         log_with=list(config.trackers) or None,
         project_dir=str(Path(config.run_dir) / "trackers"),
         kwargs_handlers=[
@@ -145,6 +149,11 @@ def open_run(config: RunConfig, stage: str) -> Run:
             InitProcessGroupKwargs(timeout=timedelta(days=2)),
         ],
     )
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) not in (1, accelerator.num_processes):
+        raise StageError(
+            f"{started} processes were launched, but this one found {accelerator.num_processes}: "
+            "they would write over each other; launch several with torchrun --nproc-per-node."
+        )
     run = Run(config, Path(config.run_dir), family, split, accelerator)
     for method in config.methods if stage == "run" else [config.method]:
         _check_model(replace(run, config=replace(config, method=method)))
@@ -350,7 +359,8 @@ def train(run: Run, training: Training) -> None:
         validate=training.validate(run, model),
         slow=slow,
     )
-    run.accelerator.end_training()
+    for tracker in run.accelerator.trackers:  # end_training() would part the processes for good
+        tracker.finish()
     if run.accelerator.is_main_process:
         model.save_pretrained(str(training.stage_dir / "model"))
         mark_done(

@@ -1,7 +1,7 @@
 """Compare the evaluated methods of a run: a table in the terminal, and files for a paper.
 
 Reads <run_dir>/seed_*/evaluate/ and writes <run_dir>/comparison/: table.csv, table.md, table.tex,
-and figures as PDF and PNG with their data as CSV.
+report.html, and figures as PDF and PNG with their data as CSV.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pipelines.cli import run_main
 from pipelines.common import StageError
 from pipelines.config import RunConfig
 from reports.comparison import write_comparison
+from reports.statistics import Bootstrap
 
 
 def main(config: RunConfig) -> None:
@@ -24,7 +25,18 @@ def main(config: RunConfig) -> None:
             f"run_dir {config.run_dir!r} is no directory; give that of a finished run."
         )
     out = root / "comparison"
-    write_comparison([root], out, region_len=config.region_len, console=Console())
+    resolved = root / "config.yaml"
+    write_comparison(
+        [root],
+        out,
+        region_len=config.region_len,
+        # Seeds are the unit of replication: one student is evaluated on all tasks, so its luck is
+        # shared between them, and drawing seeds within each task would understate the spread.
+        bootstrap=Bootstrap(whole_seeds=True),
+        commands=[f"accelerate launch -m pipelines.run --config {resolved}"],
+        config_text=resolved.read_text() if resolved.exists() else "",
+        console=Console(),
+    )
     Console(highlight=False, soft_wrap=True).print(f"table and figures: {out}")
 
 

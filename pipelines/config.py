@@ -14,7 +14,7 @@ from compression.compressor import CompressorConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from teacher.model import TeacherConfig
-from teacher.source import SourceConfig
+from teacher.source import NoiseConfig, SourceConfig
 from training.optim import OptimConfig
 
 BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none")
@@ -105,6 +105,7 @@ class RunConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)

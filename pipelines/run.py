@@ -57,7 +57,8 @@ def seed_jobs(config: RunConfig) -> list[Job]:
         jobs.append(Job(name, run_stage, (stage, replace(config, method=method)), after))
         return name
 
-    needs_teacher = config.distill.loss.beta > 0 or config.finetune.loss.beta > 0
+    trained = [config.distill, *([config.finetune] if config.finetune.enabled else [])]
+    needs_teacher = any(stage.loss.beta > 0 for stage in trained)
     teacher: tuple[str, ...] = ()
     if "teacher" in config.methods or needs_teacher:
         teacher = (add("train_teacher", "teacher"),)

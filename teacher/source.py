@@ -137,6 +137,35 @@ def learn_history(
     return history
 
 
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise of the annealed-noise expert (after Zisman et al. 2024, arXiv 2312.12275).
+
+    Attributes:
+        anneal_ratio: Share of the history over which epsilon falls linearly from 1 to 0; the expert
+            acts without noise from there on.
+        max_repeat: A random action is repeated 1 ... max_repeat times, evenly drawn, but not over
+            an episode's end (temporally extended noise, after Dabney et al. 2021, arXiv
+            2006.01782). Epsilon stays the share of random steps.
+    """
+
+    anneal_ratio: float = 1.0
+    max_repeat: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is none."""
+        if not 0 < self.anneal_ratio <= 1 or self.max_repeat < 1:
+            raise ValueError(
+                f"anneal_ratio is {self.anneal_ratio} and max_repeat {self.max_repeat}, expected "
+                "0 < anneal_ratio <= 1 and max_repeat of at least 1"
+            )
+
+    def epsilons(self, n_transitions: int) -> np.ndarray:
+        """Share of random steps at every transition, `(n_transitions,)`."""
+        annealed = max(2, round(self.anneal_ratio * n_transitions))
+        return np.interp(np.arange(n_transitions), [0, annealed - 1], [1.0, 0.0])
+
+
 def noise_expert_history(
     family: TaskFamily,
     task: Task,
@@ -145,20 +174,23 @@ def noise_expert_history(
     n_regions: int,
     region_len: int,
     source_seed: int,
+    config: NoiseConfig | None = None,
     marker_rule: MarkerRule | None = None,
 ) -> History:
-    """An expert whose noise falls linearly from 1 to 0 over the history; no learning needed.
+    """An expert whose noise is annealed over the history; no learning needed.
 
-    Every step takes a uniformly random action with probability epsilon, else one of
+    A share epsilon of the steps takes uniformly random actions, the others one of
     `family.optimal_actions`. Arguments and result as `learn_history`, style `noise_expert`.
 
     Raises:
         FamilyError: The family knows no optimal actions.
     """
+    config = config or NoiseConfig()
     n_transitions = n_regions * region_len
-    epsilons = np.linspace(1.0, 0.0, n_transitions)
-    history = _empty(family, n_streams, n_transitions, "noise_expert", source_seed, {})
-    return _play(family, task, history, epsilons, marker_rule or MarkerRule("rollout", region_len))
+    settings = asdict(config)
+    history = _empty(family, n_streams, n_transitions, "noise_expert", source_seed, settings)
+    rule = marker_rule or MarkerRule("rollout", region_len)
+    return _play(family, task, history, config.epsilons(n_transitions), rule, config.max_repeat)
 
 
 def random_history(
@@ -179,7 +211,12 @@ def random_history(
 
 
 def _play(
-    family: TaskFamily, task: Task, history: History, epsilons: np.ndarray, rule: MarkerRule
+    family: TaskFamily,
+    task: Task,
+    history: History,
+    epsilons: np.ndarray,
+    rule: MarkerRule,
+    max_repeat: int = 1,
 ) -> History:
     """Fill `history` epsilon-greedily around the optimal actions; `epsilons` is `(T,)`."""
     tasks = [task] * history.n_streams
@@ -189,12 +226,20 @@ def _play(
     rng = np.random.default_rng(seed)
     env.action_space.seed(seed)
     observations, _ = env.reset(seed=seed)
+    left = np.zeros(len(tasks), dtype=np.int64)  # steps left of each stream's random action
+    repeated = env.action_space.sample()
+    mean_repeat = (1 + max_repeat) / 2
     for time, epsilon in enumerate(epsilons):
-        actions = env.action_space.sample()
+        # Starts are rarer than random steps, so that these make up the share epsilon.
+        start_ratio = epsilon / (mean_repeat - (mean_repeat - 1) * epsilon)
+        starts = (left == 0) & (rng.random(len(tasks)) < start_ratio)
+        left[starts] = rng.integers(1, max_repeat + 1, size=int(starts.sum()))
+        repeated[starts] = env.action_space.sample()[starts]
+        actions = repeated.copy()
         if epsilon < 1.0:
-            expert = family.optimal_actions(tasks, observations, rng)
-            follow = rng.random(len(tasks)) >= epsilon
-            actions[follow] = expert[follow]
+            follow = left == 0
+            actions[follow] = family.optimal_actions(tasks, observations, rng)[follow]
+        left = np.maximum(left - 1, 0)
         next_observations, rewards, terminated, truncated, infos = env.step(actions)
         values = (
             *(observations, actions, rewards, final_observations(next_observations, infos)),
@@ -202,6 +247,7 @@ def _play(
         )
         for name, value in zip(FIELDS, values, strict=True):
             getattr(history, name)[:, time] = value
+        left[terminated | truncated] = 0
         observations = next_observations
     env.close()
     return history

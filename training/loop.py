@@ -70,7 +70,6 @@ def fit(
     stage_dir.mkdir(parents=True, exist_ok=True)
     optimizer = build_optimizer(objective, config, slow)
     model, optimizer = accelerator.prepare(objective, optimizer)
-    schedule = build_schedule(optimizer, config)
     log = StageLog(stage_dir / "log.csv", accelerator)
     state: dict[str, Any] = {"seconds": 0.0, "best_score": None, "best_step": None}
     best: dict[str, Tensor] | None = None
@@ -78,10 +77,8 @@ def fit(
     if (checkpoint := latest_checkpoint(stage_dir)) is not None:
         state, best = load_checkpoint(checkpoint, objective, optimizer)
         start = state["step"]
-        # The schedule is a pure function of the step; stepping it forward costs nothing.
-        for _ in range(start):
-            schedule.step()
         accelerator.print(f"resuming {stage_dir} at update {start} of {config.updates}")
+    schedule = build_schedule(optimizer, config, start)
     log.resume(start)
 
     for step in range(start, config.updates):

@@ -93,7 +93,9 @@ def build_optimizer(
     )
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig) -> LRScheduler:
-    """Return linear warm-up and cosine decay over `config.updates`."""
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, done: int = 0
+) -> LRScheduler:
+    """Return linear warm-up and cosine decay over `config.updates`, `done` of which are over."""
     warmup = max(1, round(config.warmup_ratio * config.updates))
-    return get_cosine_schedule_with_warmup(optimizer, warmup, config.updates)
+    return get_cosine_schedule_with_warmup(optimizer, warmup, config.updates, last_epoch=done - 1)

@@ -1,6 +1,6 @@
 """Run by torchrun in test_training.py: the gradients of two updates, as `fit` computes them.
 
-    python -m torch.distributed.run --nproc-per-node 2 tests/invariants/two_ranks.py OUT_DIR
+python -m torch.distributed.run --nproc-per-node 2 tests/invariants/two_ranks.py OUT_DIR
 """
 
 import sys
