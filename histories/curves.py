@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from histories.regions import MARKER_END
@@ -141,9 +142,12 @@ def curve_table(histories_path: Path) -> Table:
     Raises:
         HistoryFileError: The histories cannot be read.
     """
-    table = Table(title="learning curves: mean return of the episodes of a region")
-    for heading in ("task", "split", "style", "seed", "25 %", "50 %", "75 %", "end", "optimal"):
-        table.add_column(heading, justify="left" if heading in ("task", "style") else "right")
+    title = "mean return of the episodes of a region, along the histories"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("task", "split", "style", "seed"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("25 %", "50 %", "75 %", "end", "best"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     with open_histories(histories_path) as reader:
         for curve in learning_curves(reader):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine are slower than one
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the same tests on every machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 

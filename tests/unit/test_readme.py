@@ -1,0 +1,303 @@
+"""README and docs are tested: snippets run, YAML loads, commands parse, tables match the code.
+
+Run as a script, after `make setup`, it writes the tables of docs/configuration.md anew.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import re
+import shlex
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+
+from ad.objectives import Triple
+from ad.policy import OptimalPolicy
+from ad.rollout import rollout
+from ad.student import CADStudent
+from histories.triples import build_triples
+from pipelines.cli import _parser
+from pipelines.common import Run, student_config, teacher_config
+from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig, StageConfig
+from tasks.family import TaskFamily, load_family
+from tasks.splits import make_split
+from teacher.model import TeacherModel
+from training.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in PAGES if page.name != "LOG.md"]
+CONFIGURATION = ROOT / "docs/configuration.md"
+MARKERS = ("<!-- generated: begin -->", "<!-- generated: end -->")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+class Snippet(NamedTuple):
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def saved_as(self) -> str | None:
+        """The file a reader is told to save it as, by its first line."""
+        named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        return named.group(1) if named else None
+
+
+def snippets(*languages: str) -> list[Snippet]:
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in BLOCK.finditer(text):
+            line = text.count("\n", 0, block.start()) + 1
+            found.append(Snippet(page.name, line, block.group(1), block.group(2)))
+    return [snippet for snippet in found if snippet.language in languages]
+
+
+def name_of(snippet: Snippet) -> str:
+    return f"{snippet.page}:{snippet.line}"
+
+
+def commands() -> list[str]:
+    """Every launching command, in blocks and in backquotes, that names a stage."""
+    lines = [line for snippet in snippets("bash") for line in snippet.text.splitlines()]
+    for page in PAGES:
+        lines += re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    stage = re.compile(r"^(accelerate launch|torchrun|python) .*-m pipelines\.\w+ ")
+    return sorted({line for line in lines if stage.match(line)})
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader has it: configs, the files shown, and an (untrained) student."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    for snippet in snippets("python", "yaml"):
+        if snippet.saved_as:
+            (folder / snippet.saved_as).write_text(snippet.text)
+    config = load_config(RunConfig, ROOT / "configs/darkroom.yaml")
+    student = CADStudent(student_config(opened(config)))
+    student.save_pretrained(str(folder / "runs/darkroom/seed_0/student/finetune/model"))
+    return folder
+
+
+@pytest.fixture
+def there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(str(workplace))
+    return workplace
+
+
+def opened(config: RunConfig) -> Run:
+    """A run without its directory and accelerator, as far as `open_run` would let it come."""
+    family = load_family(config.family.target, config.family.kwargs)
+    split = make_split(
+        family.tasks(),
+        seed=config.split.seed,
+        n_validation=config.split.n_validation,
+        n_test=None if config.split.named else config.split.n_test,
+        named=config.split.named,
+    )
+    return Run(config, Path(config.run_dir), family, split, typing.cast(Any, None))
+
+
+def check_run(config: RunConfig) -> None:
+    """Every model the configuration asks for can be built."""
+    run = opened(config)
+    with torch.device("meta"):
+        for method in (config.method, *config.methods):
+            run.config = dataclasses.replace(config, method=method)
+            if method in RAW_CONTEXT:
+                TeacherModel(teacher_config(run, method))
+            elif method not in REFERENCES:
+                CADStudent(student_config(run))
+
+
+def write_results(folder: Path) -> None:
+    """Evaluated methods under the run directories that a snippet compares."""
+    from reports_data import write_run
+
+    for name in ("m1", "m2", "darkroom"):
+        write_run(folder / "runs" / name, methods=("student", "none"), seeds=(0,), source=False)
+
+
+@pytest.mark.parametrize("snippet", snippets("python"), ids=name_of)
+def test_python_snippet_runs(snippet: Snippet, there: Path, capsys: pytest.CaptureFixture[str]):
+    if "write_comparison" in snippet.text:
+        write_results(there)
+    if "data/levers.h5" in snippet.text and "assemble" not in snippet.text:
+        importing = next(s for s in snippets("python") if s.saved_as == "import_levers.py")
+        exec(compile(importing.text, name_of(importing), "exec"), {})
+    space = {"__name__": "snippet"}
+    exec(compile(snippet.text, name_of(snippet), "exec"), space)
+    if "print(" in snippet.text:
+        assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("snippet", snippets("yaml"), ids=name_of)
+def test_yaml_snippet_makes_a_run(snippet: Snippet, there: Path):
+    assert snippet.saved_as, f"{name_of(snippet)} does not say which file it is"
+    check_run(load_config(RunConfig, there / snippet.saved_as))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_parses(command: str, there: Path):
+    words = shlex.split(re.sub(r"\$\w+", "0", command))
+    if words[0] == "torchrun":
+        given = get_args_parser().parse_args(words[1:])
+        assert given.module
+    elif words[0] == "accelerate":
+        given = launch_command_parser().parse_args(words[2:])
+        assert given.module
+        assert given.config_file is None or Path(given.config_file).is_file()
+        # The trap: accelerate starts one process then, whatever it is told.
+        assert not (given.cpu and given.num_processes)
+    else:
+        given = types.SimpleNamespace(
+            training_script=words[2], training_script_args=words[3:], module=words[1] == "-m"
+        )
+    spec = importlib.util.find_spec(given.training_script)
+    assert spec is not None, f"no stage {given.training_script}"
+    assert "run_main(main)" in Path(str(spec.origin)).read_text()
+    stage = _parser(commands).parse_intermixed_args(given.training_script_args)
+    config = load_config(RunConfig, stage.config, stage.overrides)
+    if given.training_script == "pipelines.run":
+        check_run(config)
+
+
+def test_every_stage_is_shown():
+    told = " ".join(commands())
+    for path in (ROOT / "pipelines").glob("*.py"):
+        if "run_main(main)" in path.read_text():
+            assert f"pipelines.{path.stem} " in told
+
+
+def test_links_and_make_targets_exist():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+        for target in re.findall(r"[`\n]make (?:\w+=\S+\s+)?(\w+)", text):
+            assert target in targets, (page, target)
+
+
+def test_own_family_is_one(there: Path):
+    family = load_family("my_levers:LeverFamily", {"horizon": 5})
+    assert isinstance(family, TaskFamily)
+    tasks = list(family.tasks())
+    returns = rollout(OptimalPolicy(family, tasks), family, tasks, n_episodes=2, seed=0).returns
+    assert (returns == [[family.optimal_return(task)] * 2 for task in tasks]).all()
+
+
+def test_own_compressor_serves_a_student(there: Path):
+    import fixtures
+
+    torch.manual_seed(0)
+    student = fixtures.make_student("my_compressor:LastStates", n_latents=3).eval()
+    batch: Triple = fixtures.make_triple(4)
+    parameters, latents = student(batch.previous, batch.has_previous, batch.query)
+    assert latents.shape == (4, 3, fixtures.WIDTH)
+    assert parameters.shape[:2] == batch.query.mask.shape
+    parameters.sum().backward()
+    assert all(p.grad is not None for p in student.compressor.parameters())
+
+
+def test_own_histories_become_triples(there: Path):
+    importing = next(s for s in snippets("python") if s.saved_as == "import_levers.py")
+    exec(compile(importing.text, name_of(importing), "exec"), {})
+    config = load_config(RunConfig, there / "levers.yaml")
+    built = build_triples(
+        "data/levers.h5", "triples", split=opened(config).split, region_len=config.region_len
+    )
+    assert built.n_rows == {"train": 6 * 8 * 6, "validation": 2 * 8 * 6, "test": 2 * 8 * 6}
+
+
+# --- docs/configuration.md ------------------------------------------------------------------------
+
+
+def sections() -> Iterator[tuple[str, type]]:
+    """(title, dataclass) of every section; sections of one class stand together."""
+    yield "The top level", RunConfig
+    together: dict[type, list[str]] = {}
+
+    def collect(cls: type, prefix: str) -> None:
+        for name, hint in typing.get_type_hints(cls).items():
+            if dataclasses.is_dataclass(hint):
+                together.setdefault(typing.cast(type, hint), []).append(prefix + name)
+                if hint is not StageConfig or prefix + name == "finetune":
+                    collect(typing.cast(type, hint), "<stage>." if hint is StageConfig else "")
+
+    collect(RunConfig, "")
+    for cls, names in together.items():
+        yield ", ".join(f"`{name}`" for name in names), cls
+
+
+def described(cls: type) -> dict[str, str]:
+    """What the docstring says of each attribute, inherited ones included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        part = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", part, re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).replace("\n...", "").strip()
+
+
+def default_of(names: str, cls: type, key: str) -> str:
+    """The default of a key, and that of a section of the same class whose default differs."""
+    whole, own = RunConfig(), shown(getattr(cls(), key))
+    text = f"`{own}`"
+    for section in re.findall(r"`(\w+)`", names):
+        other = shown(getattr(getattr(whole, section), key))
+        if other != own:
+            text += f"; `{section}`: `{other}`"
+    return text
+
+
+def tables() -> str:
+    """The tables of docs/configuration.md, from the dataclasses and their docstrings."""
+    lines: list[str] = []
+    for title, cls in sections():
+        lines += ["", f"## {title}", "", "| key | default | meaning |", "|---|---|---|"]
+        hints, told = typing.get_type_hints(cls), described(cls)
+        for field in dataclasses.fields(cls):
+            if not dataclasses.is_dataclass(hints[field.name]):
+                meaning = told[field.name].replace("|", "\\|")
+                default = default_of(title, cls, field.name)
+                lines.append(f"| `{field.name}` | {default} | {meaning} |")
+    return "\n".join([*lines, ""])
+
+
+def test_configuration_page_matches_the_dataclasses():
+    begin, end = MARKERS
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    written = text.partition(begin)[2].partition(end)[0]
+    assert written.strip() == tables().strip(), "run `python tests/unit/test_readme.py`"
+
+
+def rewrite_configuration_page() -> None:
+    before, _, rest = CONFIGURATION.read_text(encoding="utf-8").partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    CONFIGURATION.write_text(
+        f"{before}{MARKERS[0]}\n{tables()}\n{MARKERS[1]}{after}", encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    rewrite_configuration_page()
