@@ -143,7 +143,7 @@ def curve_table(histories_path: Path) -> Table:
         HistoryFileError: The histories cannot be read.
     """
     title = "mean return of the episodes of a region, along the histories"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("task", "split", "style", "seed"):
         table.add_column(heading, no_wrap=True)
     for heading in ("25 %", "50 %", "75 %", "end", "best"):
