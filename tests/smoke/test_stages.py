@@ -411,7 +411,7 @@ def test_two_processes_train_as_one(copy, config, tmp_path):
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(copy, config, tmp_path):
-    updates = "train_teacher.optim={updates: 200, batch_size: 4, log_every: 5, checkpoint_every: 5}"
+    updates = "train_teacher.optim={updates: 60, batch_size: 4, log_every: 5, checkpoint_every: 2}"
     dropout = "teacher.dropout=0.2"
     whole = tmp_path / "whole"
     shutil.copytree(copy, whole)
@@ -431,7 +431,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(copy, config, tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert not (stage_dir / "meta.json").exists()
     stopped_at = max(int(path.name) for path in stage_dir.glob("checkpoints/0*"))
-    assert 0 < stopped_at < 200
+    assert 0 < stopped_at < 60
     stage("train_teacher", config, f"run_dir={copy}", updates, dropout)
     weights, again = (
         load_file(folder / "seed_0/teacher/model/model.safetensors") for folder in (whole, copy)

@@ -150,7 +150,7 @@ def test_yaml_snippet_makes_a_run(snippet: Snippet, there: Path):
     check_run(load_config(RunConfig, there / snippet.saved_as))
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.split("-m ")[1][:70])
 def test_command_parses(command: str, there: Path):
     words = shlex.split(re.sub(r"\$\w+", "0", command))
     if words[0] == "torchrun":
