@@ -30,9 +30,9 @@ class EvaluateConfig:
         seed: Of environments and sampling.
         allow_training_tasks: Evaluate on training tasks too, which is refused otherwise.
         part: Which part of the split: test, validation or train.
-        validation_episodes: Episodes of a validation rollout while training.
-        validation_seeds: Streams per validation task.
-        n_offline: Test triples for the offline metrics.
+        n_offline: Triples for the offline metrics.
+        name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
+            evaluated in several ways.
     """
 
     n_episodes: int = 80
@@ -42,9 +42,8 @@ class EvaluateConfig:
     seed: int = 0
     allow_training_tasks: bool = False
     part: str = "test"
-    validation_episodes: int = 40
-    validation_seeds: int = 8
     n_offline: int = 512
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be evaluated."""
@@ -55,7 +54,7 @@ class EvaluateConfig:
                 "part is train, but evaluating on training tasks says nothing about unseen ones; "
                 "set evaluate.allow_training_tasks=true if that is meant"
             )
-        for name in ("n_seeds", "validation_episodes", "validation_seeds", "n_offline"):
+        for name in ("n_seeds", "n_offline"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.temperature < 0:
@@ -64,6 +63,29 @@ class EvaluateConfig:
             raise ValueError(
                 f"final_episodes is {self.final_episodes}, expected 1 ... {self.n_episodes}"
             )
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """In-context rollouts on validation tasks, by which the best checkpoint is chosen.
+
+    Attributes:
+        n_episodes: Episodes per stream; the last quarter counts.
+        n_seeds: Streams per validation task.
+        temperature: Of the sampled actions.
+        seed: Of environments and sampling.
+    """
+
+    n_episodes: int = 40
+    n_seeds: int = 8
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse empty validations."""
+        for name in ("n_episodes", "n_seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
 @dataclass
@@ -143,39 +165,49 @@ def evaluate_policy(
     return Evaluation(returns, result.ms_per_action, agreement.share)
 
 
-def normalized(returns: np.ndarray, random: np.ndarray, optimal: np.ndarray) -> np.ndarray:
-    """Return (R - R_random) / (R_optimal - R_random) of (tasks, ...) returns (METHOD: metrics)."""
+def normalized(returns: np.ndarray, family: TaskFamily, tasks: Sequence[Task]) -> np.ndarray:
+    """Return (R - R_random) / (R_optimal - R_random) of (tasks, ...) returns.
+
+    Where a family does not know its optimum, R - R_random: good enough to rank checkpoints by.
+    """
     shape = (-1,) + (1,) * (returns.ndim - 1)
-    span = np.maximum(optimal - random, 1e-9).reshape(shape)
-    return (returns - random.reshape(shape)) / span
-
-
-def references(family: TaskFamily, tasks: Sequence[Task]) -> tuple[np.ndarray, np.ndarray]:
-    """Return random and optimal returns (tasks,); an unknown optimum counts as random + 1."""
     random = np.array([family.random_return(task) for task in tasks])
     best = [family.optimal_return(task) for task in tasks]
-    optimal = np.array([r + 1.0 if b is None else b for r, b in zip(random, best, strict=True)])
-    return random, optimal
+    span = np.array([1.0 if b is None else b - r for r, b in zip(random, best, strict=True)])
+    return (returns - random.reshape(shape)) / np.maximum(span, 1e-9).reshape(shape)
+
+
+def has_expert(family: TaskFamily) -> bool:
+    """Whether a family can act optimally."""
+    tasks = [family.tasks()[0]]
+    env = family.make_vector_env(tasks)
+    observations, _ = env.reset(seed=0)
+    env.close()
+    try:
+        family.optimal_actions(tasks, observations)
+    except FamilyError:
+        return False
+    return True
 
 
 def validation_scores(
     make_policy: Callable[[Sequence[Task]], Policy],
     family: TaskFamily,
     tasks: Sequence[Task],
-    config: EvaluateConfig,
+    config: ValidationConfig,
 ) -> dict[str, float]:
     """Roll out on validation tasks; `score` is the normalised return of the last quarter."""
-    n_final = max(1, config.validation_episodes // 4)
+    n_final = max(1, config.n_episodes // 4)
     result = evaluate_policy(
         make_policy,
         family,
         tasks,
-        n_seeds=config.validation_seeds,
-        n_episodes=config.validation_episodes,
+        n_seeds=config.n_seeds,
+        n_episodes=config.n_episodes,
         final_episodes=n_final,
         seed=derive(config.seed, "validation"),
     )
-    scores = normalized(result.returns, *references(family, tasks))
+    scores = normalized(result.returns, family, tasks)
     return {
         "score": float(scores[..., -n_final:].mean()),
         "first": float(scores[..., :n_final].mean()),

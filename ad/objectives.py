@@ -84,10 +84,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 class PretrainObjective(nn.Module):
     """L_pre: reconstruct the raw region from its latents."""
 
-    def __init__(self, student: CADStudent, loss: LossConfig) -> None:
+    def __init__(self, student: CADStudent, lambda_cap: float = 0.0) -> None:
         super().__init__()
         self.student = student
-        self.config = loss
+        self.lambda_cap = lambda_cap
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of the current regions of a batch."""
@@ -95,7 +95,7 @@ class PretrainObjective(nn.Module):
         loss, metrics = self.student.reconstruction.loss(latents, batch.query)
         capacity = latents.square().mean()
         metrics |= {"rec_loss": loss.detach(), "capacity": capacity.detach()}
-        return loss + self.config.lambda_cap * capacity, metrics
+        return loss + self.lambda_cap * capacity, metrics
 
 
 class ActionObjective(nn.Module):

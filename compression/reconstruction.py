@@ -75,7 +75,7 @@ class ReconstructionHead(nn.Module):
         return {name: head(hidden) for name, head in self.heads.items()}
 
     def loss(self, latents: Tensor, regions: Regions) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction loss L_rec (METHOD: cross-entropy or mean squared error, mean per field).
+        """Reconstruction loss L_rec (cross-entropy or mean squared error, mean per field).
 
         Args:
             latents: (B, M, D).

@@ -91,8 +91,9 @@ def learning_curves(reader: HistoriesReader) -> Iterator[Curve]:
 def curve_warning(curve: Curve) -> str | None:
     """One line if a curve collapsed or stayed flat, else None.
 
-    Collapsed: the last region's return is below 0.7 of the peak. Flat: no region lies above
-    random + 0.2 (optimal - random). Uniformly random histories are never judged.
+    Collapsed: the last region's return has lost more than 0.3 of the peak's lead over random.
+    Flat: no region lies above random + 0.2 (optimal - random). Uniformly random histories are never
+    judged.
     """
     finished = curve.returns[~np.isnan(curve.returns)]
     if curve.style == "random" or len(finished) == 0:
@@ -106,7 +107,7 @@ def curve_warning(curve: Curve) -> str | None:
                 f"flat: {label}: never above {peak:.2f}, random {curve.random_return:.2f}, "
                 f"optimal {curve.optimal_return:.2f}"
             )
-    if final < COLLAPSED_BELOW * peak:
+    if final - curve.random_return < COLLAPSED_BELOW * (peak - curve.random_return):
         return f"collapsed: {label}: ended at {final:.2f} after a peak of {peak:.2f}"
     return None
 

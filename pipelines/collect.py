@@ -7,6 +7,7 @@ learning_curves.csv.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +21,7 @@ from pipelines.cli import run_main
 from pipelines.common import Run, inputs_hash, open_run
 from pipelines.config import RunConfig
 from teacher.source import learn_history, noise_expert_history, random_history
+from training.atomic import content_hash
 from training.run_dir import mark_done, stage_done
 
 
@@ -38,7 +40,10 @@ def main(config: RunConfig) -> None:
     summary = collect(
         run.family,
         run.split,
-        CollectSettings(**asdict(config.collect), region_len=config.region_len),
+        CollectSettings(
+            **{**asdict(config.collect), "n_workers": _n_workers(config)},
+            region_len=config.region_len,
+        ),
         run.collect_dir,
         {
             "ppo": partial(learn_history, config=config.source),
@@ -72,8 +77,14 @@ def collect_sections(run: Run) -> dict:
         "collect": {**collected, "region_len": config.region_len},
         "source": asdict(config.source),
         "noise": asdict(config.noise),
-        "histories": config.histories,
+        "histories": content_hash(config.histories) if config.histories else "",
     }
+
+
+def _n_workers(config: RunConfig) -> int:
+    """Processes of this rank: its share of the machine's cores unless the user says otherwise."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return config.collect.n_workers or max(1, (os.cpu_count() or 1) // here)
 
 
 def _report(run: Run, summary: CollectSummary) -> None:

@@ -139,16 +139,7 @@ def open_run(config: RunConfig, stage: str) -> Run:
         n_test=None if config.split.named else config.split.n_test,
         named=config.split.named,
     )
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or else CPU processes stay apart
-        log_with=list(config.trackers) or None,
-        project_dir=str(Path(config.run_dir) / "trackers"),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            # Other processes wait while one collects or validates: longer than the usual half hour.
-            InitProcessGroupKwargs(timeout=timedelta(days=2)),
-        ],
-    )
+    accelerator = _accelerator(config)
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) not in (1, accelerator.num_processes):
         raise StageError(
             f"{started} processes were launched, but this one found {accelerator.num_processes}: "
@@ -164,6 +155,37 @@ def open_run(config: RunConfig, stage: str) -> Run:
     processes = f"{n} process{'es' if n > 1 else ''}"
     run.say(f"{stage}: {processes} on {accelerator.device}, {config.run_dir}")
     return run
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or else CPU processes stay apart
+            log_with=list(config.trackers) or None,
+            project_dir=str(Path(config.run_dir) / "trackers"),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                # Others wait while one collects or validates: longer than the usual half hour.
+                InitProcessGroupKwargs(timeout=timedelta(days=2)),
+            ],
+        )
+    except ValueError as error:
+        raise StageError(f"accelerate cannot start: {error}") from error
+    if accelerator.mixed_precision == "fp16":
+        raise StageError("fp16 overflows here; launch with --mixed_precision bf16 or no.")
+    return accelerator
+
+
+def check_method(config: RunConfig, allowed: Sequence[str], stage: str) -> None:
+    """Refuse a method that a stage is not for.
+
+    Raises:
+        StageError: Naming the methods it is for.
+    """
+    if config.method not in allowed:
+        raise StageError(
+            f"pipelines.{stage} is not for method={config.method}, but for {', '.join(allowed)}."
+        )
 
 
 def _check_model(run: Run) -> None:
@@ -282,7 +304,7 @@ def policy_of(model: Any, run: Run, temperature: float, **kwargs: Any) -> Policy
 
 def rollout_validation(run: Run, model: nn.Module) -> Callable[[], dict[str, float]]:
     """Return the validation of an acting model: in-context rollouts on validation tasks."""
-    config = run.config.evaluate
+    config = run.config.validation
 
     def validate() -> dict[str, float]:
         if not run.accelerator.is_main_process:
@@ -307,6 +329,7 @@ class Training:
         parents: meta.json of the stages it is made from.
         build: Makes (objective, model to save, parameters that learn slowly).
         optim: Section of the optimiser.
+        slow_ratio: Share of the learning rate of the slow parameters.
         n_context_regions: Previous regions per row.
         validate: Makes the validation of the model; by default rollouts.
     """
@@ -317,13 +340,15 @@ class Training:
     parents: Mapping[str, Mapping[str, Any]]
     build: Callable[[], tuple[nn.Module, PreTrainedModel, Sequence[nn.Parameter]]]
     optim: Any
+    slow_ratio: float = 1.0
     n_context_regions: int = 1
     validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
 
 
 def train(run: Run, training: Training) -> None:
     """Run a training stage unless it is done: fit, save the model, mark as done."""
-    inputs = inputs_hash(training.sections, training.parents)
+    sections = {**training.sections, "validation": asdict(run.config.validation)}
+    inputs = inputs_hash(sections, training.parents)
     if stage_done(training.stage_dir, inputs):
         run.say(f"{training.stage_dir} is done")
         return
@@ -358,6 +383,7 @@ def train(run: Run, training: Training) -> None:
         targets_per_update=optim.batch_size * config.region_len,
         validate=training.validate(run, model),
         slow=slow,
+        slow_ratio=training.slow_ratio,
     )
     for tracker in run.accelerator.trackers:  # end_training() would part the processes for good
         tracker.finish()

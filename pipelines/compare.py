@@ -24,11 +24,14 @@ def main(config: RunConfig) -> None:
         raise StageError(
             f"run_dir {config.run_dir!r} is no directory; give that of a finished run."
         )
-    out = root / "comparison"
+    name = config.evaluate.name
+    out = root / (f"comparison_{name}" if name else "comparison")
     resolved = root / "config.yaml"
     write_comparison(
-        [root],
+        [root, *config.compare.also],
         out,
+        solved_threshold=config.compare.solved_threshold,
+        folder=f"evaluate_{name}" if name else "evaluate",
         region_len=config.region_len,
         # Seeds are the unit of replication: one student is evaluated on all tasks, so its luck is
         # shared between them, and drawing seeds within each task would understate the spread.

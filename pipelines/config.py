@@ -7,7 +7,7 @@ from typing import Any
 
 from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
-from ad.evaluate import EvaluateConfig
+from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.objectives import LossConfig
 from ad.student import ModelConfig
 from compression.compressor import CompressorConfig
@@ -21,6 +21,8 @@ BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none"
 """Methods that are the student with another compressor, whose kind is the method's name."""
 RAW_CONTEXT = ("teacher", "long_context")
 """Methods that keep raw regions in their context."""
+STUDENTS = ("student", *BASELINES)
+"""Methods with a compressor and a decoder."""
 METHODS = ("student", *RAW_CONTEXT, *BASELINES)
 """Methods with training stages of their own."""
 REFERENCES = ("random", "optimal")
@@ -56,22 +58,84 @@ class SplitConfig:
     n_validation: int = 8
     n_test: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse empty parts: checkpoints are chosen on one, results are of the other."""
+        for name in ("n_validation", "n_test"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One training stage.
+class TrainTeacherConfig:
+    """Training of the raw-context models, teacher and long_context.
 
     Attributes:
-        enabled: Whether the stage is run at all (pretrain and finetune only).
-        freeze_compressor: Whether a pretrained compressor stays frozen (distill only).
+        optim: Updates, batch, rates, intervals.
+        label_smoothing: Of the cross-entropy.
+    """
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pretraining of the compressor by reconstruction.
+
+    Attributes:
+        enabled: Whether compressors are pretrained at all.
+        optim: Updates, batch, rates, intervals.
+        lambda_cap: λ_cap, weight of the capacity term R(Z).
+    """
+
+    enabled: bool = True
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    lambda_cap: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Training of the decoder.
+
+    Attributes:
+        freeze_compressor: Whether a pretrained compressor stays frozen.
         optim: Updates, batch, rates, intervals.
         loss: Weights of the losses.
     """
 
-    enabled: bool = True
-    freeze_compressor: bool = False
+    freeze_compressor: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Joint training of decoder and compressor.
+
+    Attributes:
+        enabled: Whether there is such a stage at all.
+        optim: Updates, batch, rates, intervals.
+        compressor_lr_ratio: Learning rate of the compressor as a share of `optim.learning_rate`.
+        loss: Weights of the losses.
+    """
+
+    enabled: bool = True
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compressor_lr_ratio: float = 0.5
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared, and how.
+
+    Attributes:
+        also: Further run directories in the same table.
+        solved_threshold: Normalised final return from which a task counts as solved.
+    """
+
+    also: tuple[str, ...] = ()
+    solved_threshold: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -81,7 +145,7 @@ class RunConfig:
     Attributes:
         run_dir: Where everything of the run goes.
         seed: Training seed of a stage that is run by itself.
-        seeds: Training seeds of `pipelines.run` and `pipelines.compare`.
+        seeds: Training seeds of `pipelines.run`; `pipelines.compare` takes all it finds.
         method: Which method a training or evaluation stage is for.
         methods: Methods of `pipelines.run`.
         histories: An existing histories.h5 to use instead of collecting.
@@ -113,11 +177,13 @@ class RunConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     long_context: TeacherConfig = field(default_factory=lambda: TeacherConfig(n_context_regions=4))
-    train_teacher: StageConfig = field(default_factory=StageConfig)
-    pretrain: StageConfig = field(default_factory=StageConfig)
-    distill: StageConfig = field(default_factory=StageConfig)
-    finetune: StageConfig = field(default_factory=StageConfig)
+    train_teacher: TrainTeacherConfig = field(default_factory=TrainTeacherConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:
         """Refuse unknown methods."""
@@ -137,5 +203,7 @@ RUN_INDEPENDENT = (
     "threads",
     "trackers",
     "collect.n_workers",
+    "evaluate",
+    "compare",
 )
 """Keys that may differ between two uses of one run directory."""

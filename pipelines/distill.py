@@ -18,6 +18,7 @@ from pipelines.cli import run_main
 from pipelines.common import (
     Run,
     Training,
+    check_method,
     load_model,
     load_teacher,
     method_config,
@@ -26,15 +27,17 @@ from pipelines.common import (
     student_config,
     train,
 )
-from pipelines.config import RunConfig, StageConfig
+from pipelines.config import STUDENTS, DistillConfig, FinetuneConfig, RunConfig
 from training.seeding import derive
 
 N_FIT_REGIONS = 4096
 """Training regions that compressors without gradients (PCA) are fitted on."""
+ActionStage = DistillConfig | FinetuneConfig
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    check_method(config, STUDENTS, "distill")
     run = open_run(config, "distill")
     stage, own = config.distill, method_config(config)
     parents = action_parents(run, stage)
@@ -67,7 +70,7 @@ def main(config: RunConfig) -> None:
     )
 
 
-def action_parents(run: Run, stage: StageConfig) -> dict:
+def action_parents(run: Run, stage: ActionStage) -> dict:
     """Stages that any training of actions is made from."""
     parents = {"triples": run.require(run.triples_dir, "build_triples")}
     if stage.loss.beta > 0:
@@ -76,14 +79,14 @@ def action_parents(run: Run, stage: StageConfig) -> dict:
 
 
 def action_objective(
-    run: Run, stage: StageConfig, model: CADStudent, *, freeze: bool
+    run: Run, stage: ActionStage, model: CADStudent, *, freeze: bool
 ) -> ActionObjective:
     """Return L_AD (or L_joint) of a model, with the teacher where the loss needs it."""
     teacher = load_teacher(run)[0] if stage.loss.beta > 0 else None
     return ActionObjective(model, stage.loss, teacher, freeze_compressor=freeze)
 
 
-def action_sections(config: RunConfig, stage: StageConfig) -> dict:
+def action_sections(config: RunConfig, stage: ActionStage) -> dict:
     """Configuration that a trained student depends on."""
     own = method_config(config)
     return {
@@ -98,7 +101,7 @@ def action_sections(config: RunConfig, stage: StageConfig) -> dict:
     }
 
 
-def context_regions(config: RunConfig, stage: StageConfig) -> int:
+def context_regions(config: RunConfig, stage: ActionStage) -> int:
     """Previous regions a batch needs: the student's one, or more if the teacher sees more."""
     return max(1, config.teacher.n_context_regions if stage.loss.beta > 0 else 1)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ad.evaluate import evaluate_policy, normalized, offline_metrics, references
+from ad.evaluate import evaluate_policy, normalized, offline_metrics
 from ad.objectives import Triple
 from ad.policy import ContextPolicy, OptimalPolicy, Policy, RandomPolicy
 from ad.student import CADStudent
@@ -48,7 +49,7 @@ def main(config: RunConfig) -> None:
     method = config.method
     model, trained = (None, {}) if method in REFERENCES else _trained(run)
     inputs = inputs_hash({"evaluate": asdict(config.evaluate), "method": method}, trained)
-    folder = run.seed_dir / "evaluate"
+    folder = results_dir(run)
     if stage_done(folder / method, inputs):
         run.say(f"{folder / method} is done")
         return
@@ -58,6 +59,12 @@ def main(config: RunConfig) -> None:
         started = time.perf_counter()
         _evaluate(run, name, make, model, facts if name == method else {})
         mark_done(folder / name, "evaluate", inputs, seconds=time.perf_counter() - started)
+
+
+def results_dir(run: Run) -> Path:
+    """Directory of this seed's evaluations."""
+    name = run.config.evaluate.name
+    return run.seed_dir / (f"evaluate_{name}" if name else "evaluate")
 
 
 def _policies(run: Run, model: Any) -> list[tuple[str, Maker]]:
@@ -145,14 +152,13 @@ def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any
         final_episodes=settings.final_episodes,
         seed=settings.seed,
     )
-    random, optimal = references(run.family, tasks)
-    final = normalized(result.returns, random, optimal)[..., -settings.final_episodes :].mean()
-    out = run.seed_dir / "evaluate" / name
+    final = normalized(result.returns, run.family, tasks)[..., -settings.final_episodes :].mean()
+    out = results_dir(run) / name
     write_npy(out / "eval_result.npy", result.returns)
     write_json(
         out / "metrics.json",
         {
-            **_header(run, name, tasks, random, optimal),
+            **_header(run, name, tasks),
             **_context_facts(policies[-1], model),
             "ms_per_action": result.ms_per_action,
             "action_accuracy_optimal": result.action_accuracy_optimal,
@@ -162,9 +168,7 @@ def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any
     run.say(f"{name}: normalised return of the last episodes {final:.3f}, in {out}")
 
 
-def _header(
-    run: Run, name: str, tasks: Sequence[Task], random: np.ndarray, optimal: np.ndarray
-) -> dict[str, Any]:
+def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
     config, settings = run.config, run.config.evaluate
     return {
         "format_version": FORMAT_VERSION,
@@ -182,10 +186,10 @@ def _header(
                 "index": task.index,
                 "name": task.name,
                 "params": task.params,
-                "random_return": float(r),
-                "optimal_return": float(o),
+                "random_return": run.family.random_return(task),
+                "optimal_return": run.family.optimal_return(task),
             }
-            for task, r, o in zip(tasks, random, optimal, strict=True)
+            for task in tasks
         ],
         "n_evaluation_seeds": settings.n_seeds,
         "n_episodes": settings.n_episodes,

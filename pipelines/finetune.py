@@ -1,6 +1,6 @@
 """Fine-tune compressor and decoder jointly: L_joint = L_AD + gamma x L_rec.
 
-The compressor learns at a smaller rate, `finetune.optim.compressor_lr_ratio`. Output:
+The compressor learns at a smaller rate, `finetune.compressor_lr_ratio`. Output:
 <run_dir>/seed_<n>/<method>/finetune/.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
 from pipelines.cli import run_main
-from pipelines.common import Training, load_model, open_run, train
-from pipelines.config import RunConfig
+from pipelines.common import Training, check_method, load_model, open_run, train
+from pipelines.config import STUDENTS, RunConfig
 from pipelines.distill import action_objective, action_parents, action_sections, context_regions
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    check_method(config, STUDENTS, "finetune")
     run = open_run(config, "finetune")
     stage = config.finetune
     distill_dir = run.seed_dir / config.method / "distill"
@@ -36,6 +37,7 @@ def main(config: RunConfig) -> None:
             parents=parents,
             build=build,
             optim=stage.optim,
+            slow_ratio=stage.compressor_lr_ratio,
             n_context_regions=context_regions(config, stage),
         ),
     )

@@ -19,17 +19,19 @@ from pipelines.common import (
     Run,
     StageError,
     Training,
+    check_method,
     method_config,
     open_run,
     source,
     student_config,
     train,
 )
-from pipelines.config import RunConfig
+from pipelines.config import STUDENTS, RunConfig
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    check_method(config, STUDENTS, "pretrain_compressor")
     run = open_run(config, "pretrain_compressor")
     own = method_config(config)
     if not compressor_class(own.compressor.kind).learns:
@@ -41,7 +43,7 @@ def main(config: RunConfig) -> None:
 
     def build() -> tuple[PretrainObjective, CADStudent, list]:
         model = CADStudent(student_config(run))
-        return PretrainObjective(model, stage.loss), model, []
+        return PretrainObjective(model, stage.lambda_cap), model, []
 
     train(
         run,
@@ -67,7 +69,7 @@ def main(config: RunConfig) -> None:
 def _reconstruction_validation(run: Run, model: CADStudent) -> Callable[[], dict[str, float]]:
     """Return the validation of a compressor: reconstruction of validation tasks' regions."""
     batch = source(run, "validation", 512, 1)(0)
-    objective = PretrainObjective(model, run.config.pretrain.loss)
+    objective = PretrainObjective(model, run.config.pretrain.lambda_cap)
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:

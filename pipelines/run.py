@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ad.evaluate import has_expert
 from compression.compressor import compressor_class
 from pipelines.cli import run_main
 from pipelines.common import StageError, method_config, open_run
@@ -26,7 +28,10 @@ def main(config: RunConfig) -> None:
     run = open_run(config, "run")
     run_stage("collect", config)
     run_stage("build_triples", config)
-    jobs = [job for seed in config.seeds for job in seed_jobs(replace(config, seed=seed))]
+    references = REFERENCES if has_expert(run.family) else ("random",)
+    jobs = [
+        job for seed in config.seeds for job in seed_jobs(replace(config, seed=seed), references)
+    ]
     if run.accelerator.num_processes > 1:
         for job in jobs:
             job.function(*job.args)
@@ -48,7 +53,7 @@ def run_stage(module: str, config: RunConfig) -> None:
     importlib.import_module(f"pipelines.{module}").main(config)
 
 
-def seed_jobs(config: RunConfig) -> list[Job]:
+def seed_jobs(config: RunConfig, references: Sequence[str] = REFERENCES) -> list[Job]:
     """Return the jobs of one training seed, the longest chains first."""
     jobs: list[Job] = []
 
@@ -78,7 +83,7 @@ def seed_jobs(config: RunConfig) -> list[Job]:
     if "long_context" in config.methods:
         trained = add("train_teacher", "long_context")
         add("evaluate", "long_context", (trained, *teacher))
-    for reference in REFERENCES:
+    for reference in references:
         add("evaluate", reference)
     return jobs
 

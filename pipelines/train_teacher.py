@@ -9,22 +9,23 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from pipelines.cli import run_main
-from pipelines.common import Run, Training, open_run, teacher_config, train
-from pipelines.config import RunConfig
+from pipelines.common import Run, Training, check_method, open_run, teacher_config, train
+from pipelines.config import RAW_CONTEXT, RunConfig
 from teacher.model import TeacherConfig, TeacherModel, TeacherObjective
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
     name = "long_context" if config.method == "long_context" else "teacher"
-    config = replace(config, method=name)  # whatever method was named: seeds derive from it
+    check_method(config, ("student", *RAW_CONTEXT), "train_teacher")
+    config = replace(config, method=name)  # seeds derive from it
     run = open_run(config, "train_teacher")
     settings = config.long_context if name == "long_context" else config.teacher
     stage = config.train_teacher
 
     def build() -> tuple[TeacherObjective, TeacherModel, list]:
         model = TeacherModel(teacher_config(run, name))
-        return TeacherObjective(model, stage.loss), model, []
+        return TeacherObjective(model, stage.label_smoothing), model, []
 
     train(
         run,

@@ -25,6 +25,7 @@ def write_comparison(
     out_dir: str | Path,
     *,
     seeds: Iterable[int] | None = None,
+    folder: str = "evaluate",
     region_len: int | None = None,
     solved_threshold: float = SOLVED_THRESHOLD,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
@@ -42,6 +43,7 @@ def write_comparison(
         run_dirs: run directories.
         out_dir: made if need be; files of an earlier comparison are replaced.
         seeds: training seeds; all when None.
+        folder: where the evaluations are, `evaluate` or `evaluate_<name>`.
         region_len: transitions in a region, which dates the source algorithm's curve.
         solved_threshold: normalised final return from which a task counts as solved.
         bootstrap: how intervals are drawn.
@@ -57,7 +59,7 @@ def write_comparison(
     """
     directories = [Path(run_dir) for run_dir in run_dirs]
     seeds = None if seeds is None else list(seeds)
-    results = load_results(directories, seeds)
+    results = load_results(directories, seeds, folder)
     logs = load_stage_logs(directories, seeds)
     source = load_source_curves(directories, results[0].tasks, results[0].part)
     rows = method_rows(results, solved_threshold=solved_threshold, bootstrap=bootstrap)

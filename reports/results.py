@@ -136,13 +136,16 @@ def method_rank(method: str) -> tuple[int, str]:
 
 
 def load_results(
-    run_dirs: Iterable[str | Path], seeds: Iterable[int] | None = None
+    run_dirs: Iterable[str | Path],
+    seeds: Iterable[int] | None = None,
+    folder: str = "evaluate",
 ) -> list[EvaluationResult]:
     """Read every evaluated method of the runs.
 
     Args:
-        run_dirs: run directories, each with seed_<n>/evaluate/<method>/ inside.
+        run_dirs: run directories, each with seed_<n>/<folder>/<method>/ inside.
         seeds: training seeds to read; all that are there when None.
+        folder: where the evaluations are, `evaluate` or `evaluate_<name>`.
 
     Returns:
         Results in the order of methods, then runs, then training seeds. Where two runs hold the
@@ -158,13 +161,14 @@ def load_results(
         for seed, seed_dir in seed_directories(run_dir):
             if wanted is None or seed in wanted:
                 results += [
-                    _load_result(path, run_dir, seed) for path in _method_directories(seed_dir)
+                    _load_result(path, run_dir, seed)
+                    for path in _method_directories(seed_dir / folder)
                 ]
     if not results:
         chosen = "" if wanted is None else f" with seed {' or '.join(map(str, sorted(wanted)))}"
         raise ResultsError(
             f"no evaluated method{chosen} under {', '.join(map(str, directories))}: expected "
-            "seed_<n>/evaluate/<method>/eval_result.npy; evaluate a trained run first"
+            f"seed_<n>/{folder}/<method>/eval_result.npy; evaluate a trained run first"
         )
     absent = (wanted or set()) - {result.training_seed for result in results}
     if absent:
@@ -267,8 +271,8 @@ def seed_directories(run_dir: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def _method_directories(seed_dir: Path) -> list[Path]:
-    paths = (seed_dir / "evaluate").glob("*/")
+def _method_directories(folder: Path) -> list[Path]:
+    paths = folder.glob("*/")
     # A dot or a .tmp marks what an interrupted write left behind.
     return sorted(path for path in paths if path.name[0] != "." and ".tmp" not in path.name)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ad.decoder import DecoderState
-from ad.objectives import LossConfig, Triple, masked_mean
+from ad.objectives import Triple, masked_mean
 from ad.student import ModelConfig
 from nets.actions import ActionDistribution
 from nets.embeddings import Regions, StepEncoder, TransitionEncoder
@@ -179,17 +179,17 @@ class TeacherModel(PreTrainedModel):
 class TeacherObjective(nn.Module):
     """L_T: cross-entropy of actions plus 0.1 x cross-entropy of token types."""
 
-    def __init__(self, teacher: TeacherModel, loss: LossConfig) -> None:
+    def __init__(self, teacher: TeacherModel, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.teacher = teacher
-        self.config = loss
+        self.label_smoothing = label_smoothing
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""
         teacher, query = self.teacher, batch.query
         hidden = teacher.hidden(batch)
         parameters = teacher.action_head(hidden[:, teacher.context_len :])
-        nll = teacher.actions.nll(parameters, query.actions, self.config.label_smoothing)
+        nll = teacher.actions.nll(parameters, query.actions, self.label_smoothing)
         nll = masked_mean(nll, query.mask)
         targets = teacher.token_type_targets()[1:].expand(len(hidden), -1)
         types = F.cross_entropy(

@@ -46,6 +46,7 @@ def fit(
     targets_per_update: int,
     validate: Validate | None = None,
     slow: Iterable[nn.Parameter] = (),
+    slow_ratio: float = 1.0,
 ) -> dict[str, Any]:
     """Train an objective and leave it holding the weights with the best validation score.
 
@@ -58,7 +59,8 @@ def fit(
         seed: Training seed of this stage.
         targets_per_update: Supervised positions in one global batch.
         validate: Run every `validate_every` updates and at the end.
-        slow: Parameters that learn at `compressor_lr_ratio` times the rate.
+        slow: Parameters that learn at `slow_ratio` times the rate.
+        slow_ratio: Their share of the learning rate.
 
     Returns:
         `updates, seconds, targets_per_s, best_step, best_score` and the last metrics.
@@ -68,7 +70,7 @@ def fit(
         DivergedError: A metric is not finite; noticed when it is logged.
     """
     stage_dir.mkdir(parents=True, exist_ok=True)
-    optimizer = build_optimizer(objective, config, slow)
+    optimizer = build_optimizer(objective, config, slow, slow_ratio)
     model, optimizer = accelerator.prepare(objective, optimizer)
     log = StageLog(stage_dir / "log.csv", accelerator)
     state: dict[str, Any] = {"seconds": 0.0, "best_score": None, "best_step": None}

@@ -19,7 +19,6 @@ class OptimConfig:
         updates: Optimiser updates.
         batch_size: Rows of the global batch, over all processes and accumulation steps.
         learning_rate: Peak of the schedule.
-        compressor_lr_ratio: Learning rate of the compressor as a share of `learning_rate`.
         weight_decay: AdamW's, on matrices only.
         warmup_ratio: Share of the updates with linear warm-up; cosine decay to 0 follows.
         max_grad_norm: Gradient clipping.
@@ -32,7 +31,6 @@ class OptimConfig:
     updates: int = 1000
     batch_size: int = 48
     learning_rate: float = 1e-3
-    compressor_lr_ratio: float = 1.0
     weight_decay: float = 0.05
     warmup_ratio: float = 0.05
     max_grad_norm: float = 1.0
@@ -60,14 +58,18 @@ class OptimConfig:
 
 
 def build_optimizer(
-    module: nn.Module, config: OptimConfig, slow: Iterable[nn.Parameter] = ()
+    module: nn.Module,
+    config: OptimConfig,
+    slow: Iterable[nn.Parameter] = (),
+    slow_ratio: float = 1.0,
 ) -> torch.optim.AdamW:
     """Return AdamW over the trainable parameters of `module`.
 
     Args:
         module: What is trained.
         config: Rates and decay.
-        slow: Parameters that learn at `compressor_lr_ratio` times the rate.
+        slow: Parameters that learn at `slow_ratio` times the rate.
+        slow_ratio: Their share of the learning rate.
     """
     slow_ids = {id(parameter) for parameter in slow}
     # What a layer does not multiply by is an embedding: positions, latent queries, markers.
@@ -83,7 +85,7 @@ def build_optimizer(
         [
             {
                 "params": parameters,
-                "lr": config.learning_rate * (config.compressor_lr_ratio if is_slow else 1.0),
+                "lr": config.learning_rate * (slow_ratio if is_slow else 1.0),
                 "weight_decay": config.weight_decay if decayed else 0.0,
             }
             for (is_slow, decayed), parameters in groups.items()

@@ -280,8 +280,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_only_matrices_decay_and_the_compressor_learns_slowly():
     student = make_student()
-    config = OptimConfig(learning_rate=1e-2, compressor_lr_ratio=0.1, weight_decay=0.3)
-    optimizer = build_optimizer(student, config, student.compressor_parameters())
+    config = OptimConfig(learning_rate=1e-2, weight_decay=0.3)
+    optimizer = build_optimizer(student, config, student.compressor_parameters(), 0.1)
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     slow = {id(parameter) for parameter in student.compressor_parameters()}
     seen = set()

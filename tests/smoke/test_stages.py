@@ -50,11 +50,10 @@ distill:
   optim: {updates: 2, batch_size: 4, log_every: 1}
   loss: {alpha: 0.5, beta: 0.5, tau: 2.0}
 finetune:
-  optim: {updates: 2, batch_size: 4, log_every: 1, compressor_lr_ratio: 0.5}
+  optim: {updates: 2, batch_size: 4, log_every: 1}
   loss: {alpha: 0.5, beta: 0.5, gamma: 0.1}
-evaluate:
-  {n_episodes: 4, n_seeds: 2, final_episodes: 2, validation_episodes: 4, validation_seeds: 1,
-  n_offline: 8}
+validation: {n_episodes: 4, n_seeds: 1}
+evaluate: {n_episodes: 4, n_seeds: 2, final_episodes: 2, n_offline: 8}
 """
 
 

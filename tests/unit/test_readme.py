@@ -27,7 +27,7 @@ from ad.student import CADStudent
 from histories.triples import build_triples
 from pipelines.cli import _parser
 from pipelines.common import Run, student_config, teacher_config
-from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig, StageConfig
+from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
 from tasks.family import TaskFamily, load_family
 from tasks.splits import make_split
 from teacher.model import TeacherModel
@@ -234,9 +234,11 @@ def sections() -> Iterator[tuple[str, type]]:
     def collect(cls: type, prefix: str) -> None:
         for name, hint in typing.get_type_hints(cls).items():
             if dataclasses.is_dataclass(hint):
-                together.setdefault(typing.cast(type, hint), []).append(prefix + name)
-                if hint is not StageConfig or prefix + name == "finetune":
-                    collect(typing.cast(type, hint), "<stage>." if hint is StageConfig else "")
+                named = f"<stage>.{name}" if prefix else name
+                names = together.setdefault(typing.cast(type, hint), [])
+                if named not in names:
+                    names.append(named)
+                collect(typing.cast(type, hint), f"{prefix}{name}.")
 
     collect(RunConfig, "")
     for cls, names in together.items():

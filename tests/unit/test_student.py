@@ -276,7 +276,7 @@ def test_masked_steps_do_not_count_in_any_loss():
 
 def test_pretraining_reconstructs_the_current_region():
     student, batch = make_student(), make_triple(B)
-    loss, metrics = PretrainObjective(student, LossConfig(lambda_cap=2.0))(batch)
+    loss, metrics = PretrainObjective(student, lambda_cap=2.0)(batch)
     latents = student.compress(batch.query)
     expected, _ = student.reconstruction.loss(latents, batch.query)
     torch.testing.assert_close(metrics["rec_loss"], expected.detach())
@@ -285,7 +285,7 @@ def test_pretraining_reconstructs_the_current_region():
 
 def test_the_teachers_loss_is_actions_plus_a_tenth_of_token_types():
     teacher, batch = make_teacher(), make_triple(B)
-    loss, metrics = TeacherObjective(teacher, LossConfig())(batch)
+    loss, metrics = TeacherObjective(teacher)(batch)
     expected = metrics["action_nll"] + 0.1 * metrics["token_type_nll"]
     torch.testing.assert_close(loss.detach(), expected)
     types = teacher.token_type_targets().tolist()
