@@ -92,10 +92,11 @@ class PretrainObjective(nn.Module):
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of the current regions of a batch."""
         latents = self.student.compress(batch.query)
-        loss, metrics = self.student.reconstruction.loss(latents, batch.query)
+        reconstruction, metrics = self.student.reconstruction.loss(latents, batch.query)
         capacity = latents.square().mean()
-        metrics |= {"rec_loss": loss.detach(), "capacity": capacity.detach()}
-        return loss + self.lambda_cap * capacity, metrics
+        loss = reconstruction + self.lambda_cap * capacity
+        metrics |= {"rec_loss": reconstruction, "capacity": capacity, "loss": loss}
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 class ActionObjective(nn.Module):

@@ -4,6 +4,7 @@ PPO of stable-baselines3 learning one task from scratch, an expert whose noise i
 uniformly random play. Each returns a `History`; storing it is no business of this module.
 """
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,6 +118,8 @@ def learn_history(
     history = _empty(family, n_streams, n_regions * region_len, "ppo", source_seed, asdict(config))
     callback = HistoryLoggerCallback(history, marker_rule or MarkerRule("rollout", region_len))
     env = SB3VecEnv(family.make_vector_env([task] * n_streams))
+    # A last, smaller minibatch per epoch is meant; SB3 would say so once per task.
+    warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
     model = PPO(
         "MlpPolicy",
         env,

@@ -94,6 +94,12 @@ def fit(
         log.add(metrics)
         if done % config.log_every == 0 or done == config.updates:
             log.write(done, {"lr": float(schedule.get_last_lr()[0]), "seconds": state["seconds"]})
+            pace = state["seconds"] / done
+            accelerator.print(
+                f"update {done} of {config.updates}: loss {log.last.get('loss', math.nan):.3f}, "
+                f"{pace:.2f} s/update, {(config.updates - done) * pace / 60:.1f} min left",
+                flush=True,
+            )
         due = config.validate_every and done % config.validate_every == 0
         if validate is not None and (due or done == config.updates):
             scores = _validated(validate, objective, accelerator)
