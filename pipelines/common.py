@@ -332,6 +332,7 @@ class Training:
         slow_ratio: Share of the learning rate of the slow parameters.
         n_context_regions: Previous regions per row.
         validate: Makes the validation of the model; by default rollouts.
+        validate_first: Whether the weights it starts from may stay the best.
     """
 
     stage: str
@@ -343,6 +344,7 @@ class Training:
     slow_ratio: float = 1.0
     n_context_regions: int = 1
     validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
+    validate_first: bool = False
 
 
 def train(run: Run, training: Training) -> None:
@@ -382,6 +384,7 @@ def train(run: Run, training: Training) -> None:
         seed=seed,
         targets_per_update=optim.batch_size * config.region_len,
         validate=training.validate(run, model),
+        validate_first=training.validate_first,
         slow=slow,
         slow_ratio=training.slow_ratio,
     )

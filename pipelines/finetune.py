@@ -36,6 +36,7 @@ def main(config: RunConfig) -> None:
             sections=action_sections(config, stage),
             parents=parents,
             build=build,
+            validate_first=True,
             optim=stage.optim,
             slow_ratio=stage.compressor_lr_ratio,
             n_context_regions=context_regions(config, stage),

@@ -45,6 +45,7 @@ def fit(
     seed: int,
     targets_per_update: int,
     validate: Validate | None = None,
+    validate_first: bool = False,
     slow: Iterable[nn.Parameter] = (),
     slow_ratio: float = 1.0,
 ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def fit(
         seed: Training seed of this stage.
         targets_per_update: Supervised positions in one global batch.
         validate: Run every `validate_every` updates and at the end.
+        validate_first: Whether the weights the stage starts from compete for the best score too.
         slow: Parameters that learn at `slow_ratio` times the rate.
         slow_ratio: Their share of the learning rate.
 
@@ -83,6 +85,17 @@ def fit(
     schedule = build_schedule(optimizer, config, start)
     log.resume(start)
 
+    def judge(done: int) -> None:
+        nonlocal best
+        assert validate is not None
+        scores = _validated(validate, objective, accelerator)
+        log.write_scores(done, scores)
+        if state["best_score"] is None or scores["score"] > state["best_score"]:
+            state.update(best_score=scores["score"], best_step=done)
+            best = {k: v.detach().cpu().clone() for k, v in objective.state_dict().items()}
+
+    if validate is not None and validate_first and start == 0:
+        judge(0)
     for step in range(start, config.updates):
         began = time.perf_counter()
         torch.manual_seed(derive(seed, "update", step, accelerator.process_index))
@@ -102,11 +115,7 @@ def fit(
             )
         due = config.validate_every and done % config.validate_every == 0
         if validate is not None and (due or done == config.updates):
-            scores = _validated(validate, objective, accelerator)
-            log.write_scores(done, scores)
-            if state["best_score"] is None or scores["score"] > state["best_score"]:
-                state |= {"best_score": scores["score"], "best_step": done}
-                best = {k: v.detach().cpu().clone() for k, v in objective.state_dict().items()}
+            judge(done)
         if done % config.checkpoint_every == 0 or done == config.updates:
             if accelerator.is_main_process:
                 save_checkpoint(stage_dir, done, objective, optimizer, state, best)
