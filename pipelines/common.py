@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +12,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
-from ad.evaluate import validation_scores
 from ad.policy import Policy, StudentPolicy, TeacherPolicy
 from ad.student import CADStudent, StudentConfig, StudentParts
 from histories.triples import RegionTable
@@ -28,12 +25,8 @@ from tasks.errors import UserError
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import Split, make_split
 from teacher.model import TeacherModel, TeacherModelConfig
-from training.atomic import write_text
 from training.config import config_hash
-from training.loop import fit
-from training.metrics import training_bytes
-from training.run_dir import claim_run_dir, git_sha, mark_done, read_meta, stage_done
-from training.seeding import derive
+from training.run_dir import claim_run_dir, git_sha, read_meta
 
 
 class StageError(UserError):
@@ -300,126 +293,6 @@ def policy_of(model: Any, run: Run, temperature: float, **kwargs: Any) -> Policy
     """Return the policy that acts with a model."""
     kind = StudentPolicy if isinstance(model, CADStudent) else TeacherPolicy
     return kind(model, temperature=temperature, device=run.accelerator.device, **kwargs)
-
-
-def rollout_validation(run: Run, model: nn.Module) -> Callable[[], dict[str, float]]:
-    """Return the validation of an acting model: in-context rollouts on validation tasks."""
-    config = run.config.validation
-
-    def validate() -> dict[str, float]:
-        if not run.accelerator.is_main_process:
-            return {"score": 0.0}
-
-        def make(tasks: Sequence[Task]) -> Policy:
-            return policy_of(model, run, config.temperature)
-
-        return validation_scores(make, run.family, run.tasks("validation"), config)
-
-    return validate
-
-
-@dataclass
-class Training:
-    """One training stage, ready to run: see `train`.
-
-    Attributes:
-        stage: Name, for example `distill`.
-        stage_dir: Its directory.
-        sections: Configuration the result depends on.
-        parents: meta.json of the stages it is made from.
-        build: Makes (objective, model to save, parameters that learn slowly).
-        optim: Section of the optimiser.
-        slow_ratio: Share of the learning rate of the slow parameters.
-        n_context_regions: Previous regions per row.
-        validate: Makes the validation of the model; by default rollouts.
-        validate_first: Whether the weights it starts from may stay the best.
-    """
-
-    stage: str
-    stage_dir: Path
-    sections: Mapping[str, Any]
-    parents: Mapping[str, Mapping[str, Any]]
-    build: Callable[[], tuple[nn.Module, PreTrainedModel, Sequence[nn.Parameter]]]
-    optim: Any
-    slow_ratio: float = 1.0
-    n_context_regions: int = 1
-    validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
-    validate_first: bool = False
-
-
-def train(run: Run, training: Training) -> None:
-    """Run a training stage unless it is done: fit, save the model, mark as done."""
-    sections = {**training.sections, "validation": asdict(run.config.validation)}
-    inputs = inputs_hash(sections, training.parents)
-    if stage_done(training.stage_dir, inputs):
-        run.say(f"{training.stage_dir} is done")
-        return
-    started, config, optim = time.perf_counter(), run.config, training.optim
-    _check_unfinished(training.stage_dir, inputs, run)
-    seed = derive(config.seed, training.stage, config.method)
-    torch.manual_seed(seed)
-    objective, model, slow = training.build()
-    objective.to(run.accelerator.device)
-    batches = source(
-        run,
-        "train",
-        optim.batch_size,
-        training.n_context_regions,
-        seed=seed,
-        rank=run.accelerator.process_index,
-        world_size=run.accelerator.num_processes,
-        accumulation_steps=optim.accumulation_steps,
-    )
-    if config.trackers:
-        name = "/".join(training.stage_dir.parts[-2:])
-        run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
-    objective.train()
-    memory = training_bytes(objective, batches(0))
-    result = fit(
-        objective,
-        batches,
-        optim,
-        training.stage_dir,
-        run.accelerator,
-        seed=seed,
-        targets_per_update=optim.batch_size * config.region_len,
-        validate=training.validate(run, model),
-        validate_first=training.validate_first,
-        slow=slow,
-        slow_ratio=training.slow_ratio,
-    )
-    for tracker in run.accelerator.trackers:  # end_training() would part the processes for good
-        tracker.finish()
-    if run.accelerator.is_main_process:
-        model.save_pretrained(str(training.stage_dir / "model"))
-        mark_done(
-            training.stage_dir,
-            training.stage,
-            inputs,
-            seconds=time.perf_counter() - started,
-            parents={name: meta["inputs"] for name, meta in training.parents.items()},
-            split_identity=run.split.identity,
-            train_peak_mb=memory / 2**20,
-            n_parameters=sum(p.numel() for p in model.parameters()),
-            processes=run.accelerator.num_processes,
-            result=result,
-        )
-    run.accelerator.wait_for_everyone()
-    run.say(f"{training.stage_dir} finished in {time.perf_counter() - started:.0f} s")
-
-
-def _check_unfinished(stage_dir: Path, inputs: str, run: Run) -> None:
-    """Refuse to continue checkpoints that were begun with other inputs."""
-    marker = stage_dir / "inputs"
-    begun = marker.exists()
-    if begun and marker.read_text() != inputs:
-        raise StageError(
-            f"{stage_dir} was begun with another configuration or other inputs; give another "
-            f"run_dir, or delete {stage_dir} to begin it anew."
-        )
-    if run.accelerator.is_main_process and not begun:
-        write_text(marker, inputs)
-    run.accelerator.wait_for_everyone()
 
 
 def load_teacher(run: Run) -> tuple[TeacherModel, dict[str, Any]]:

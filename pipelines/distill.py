@@ -17,7 +17,6 @@ from compression.compressor import compressor_class
 from pipelines.cli import run_main
 from pipelines.common import (
     Run,
-    Training,
     check_method,
     load_model,
     load_teacher,
@@ -25,9 +24,9 @@ from pipelines.common import (
     open_run,
     source,
     student_config,
-    train,
 )
 from pipelines.config import STUDENTS, DistillConfig, FinetuneConfig, RunConfig
+from pipelines.fitting import Training, train
 from training.seeding import derive
 
 N_FIT_REGIONS = 4096

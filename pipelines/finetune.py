@@ -9,9 +9,10 @@ from __future__ import annotations
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
 from pipelines.cli import run_main
-from pipelines.common import Training, check_method, load_model, open_run, train
+from pipelines.common import check_method, load_model, open_run
 from pipelines.config import STUDENTS, RunConfig
 from pipelines.distill import action_objective, action_parents, action_sections, context_regions
+from pipelines.fitting import Training, train
 
 
 def main(config: RunConfig) -> None:

@@ -18,15 +18,14 @@ from pipelines.cli import run_main
 from pipelines.common import (
     Run,
     StageError,
-    Training,
     check_method,
     method_config,
     open_run,
     source,
     student_config,
-    train,
 )
 from pipelines.config import STUDENTS, RunConfig
+from pipelines.fitting import Training, train
 
 
 def main(config: RunConfig) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from pipelines.cli import run_main
-from pipelines.common import Run, Training, check_method, open_run, teacher_config, train
+from pipelines.common import Run, check_method, open_run, teacher_config
 from pipelines.config import RAW_CONTEXT, RunConfig
+from pipelines.fitting import Training, train
 from teacher.model import TeacherConfig, TeacherModel, TeacherObjective
 
 

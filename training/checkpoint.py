@@ -12,7 +12,6 @@ Random numbers need no state: every update seeds them from (seed, step, rank).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tasks.errors import UserError
+from training.atomic import atomic_dir
 
 
 class CheckpointError(UserError):
@@ -50,19 +50,14 @@ def save_checkpoint(
         The checkpoint's directory.
     """
     folder = stage_dir / "checkpoints"
-    target, temporary = folder / f"{step:06d}", folder / f".tmp-{step:06d}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors"
-    )
-    if best is not None:
-        save_file(best, temporary / "best.safetensors")
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
+    target = folder / f"{step:06d}"
+    with atomic_dir(target) as temporary:
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        if best is not None:
+            save_file(best, temporary / "best.safetensors")
+        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
     for old in folder.iterdir():
         if old != target:
             shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Running one training stage: fit, export the model with its card, mark as done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ad.evaluate import validation_scores
+from ad.policy import Policy
+from pipelines.common import Run, StageError, inputs_hash, policy_of, source
+from pipelines.config import RAW_CONTEXT
+from tasks.family import Task
+from training.atomic import write_text
+from training.loop import fit
+from training.metrics import training_bytes
+from training.run_dir import mark_done, stage_done
+from training.seeding import derive
+
+
+def rollout_validation(run: Run, model: nn.Module) -> Callable[[], dict[str, float]]:
+    """Return the validation of an acting model: in-context rollouts on validation tasks."""
+    config = run.config.validation
+
+    def validate() -> dict[str, float]:
+        if not run.accelerator.is_main_process:
+            return {"score": 0.0}
+
+        def make(tasks: Sequence[Task]) -> Policy:
+            return policy_of(model, run, config.temperature)
+
+        return validation_scores(make, run.family, run.tasks("validation"), config)
+
+    return validate
+
+
+@dataclass
+class Training:
+    """One training stage, ready to run: see `train`.
+
+    Attributes:
+        stage: Name, for example `distill`.
+        stage_dir: Its directory.
+        sections: Configuration the result depends on.
+        parents: meta.json of the stages it is made from.
+        build: Makes (objective, model to save, parameters that learn slowly).
+        optim: Section of the optimiser.
+        slow_ratio: Share of the learning rate of the slow parameters.
+        n_context_regions: Previous regions per row.
+        validate: Makes the validation of the model; by default rollouts.
+        validate_first: Whether the weights it starts from may stay the best.
+    """
+
+    stage: str
+    stage_dir: Path
+    sections: Mapping[str, Any]
+    parents: Mapping[str, Mapping[str, Any]]
+    build: Callable[[], tuple[nn.Module, PreTrainedModel, Sequence[nn.Parameter]]]
+    optim: Any
+    slow_ratio: float = 1.0
+    n_context_regions: int = 1
+    validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
+    validate_first: bool = False
+
+
+def train(run: Run, training: Training) -> None:
+    """Run a training stage unless it is done: fit, save the model, mark as done."""
+    sections = {**training.sections, "validation": asdict(run.config.validation)}
+    inputs = inputs_hash(sections, training.parents)
+    if stage_done(training.stage_dir, inputs):
+        run.say(f"{training.stage_dir} is done")
+        return
+    started, config, optim = time.perf_counter(), run.config, training.optim
+    _check_unfinished(training.stage_dir, inputs, run)
+    seed = derive(config.seed, training.stage, config.method)
+    torch.manual_seed(seed)
+    objective, model, slow = training.build()
+    objective.to(run.accelerator.device)
+    batches = source(
+        run,
+        "train",
+        optim.batch_size,
+        training.n_context_regions,
+        seed=seed,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+        accumulation_steps=optim.accumulation_steps,
+    )
+    if config.trackers:
+        name = "/".join(training.stage_dir.parts[-2:])
+        run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
+    objective.train()
+    memory = training_bytes(objective, batches(0))
+    result = fit(
+        objective,
+        batches,
+        optim,
+        training.stage_dir,
+        run.accelerator,
+        seed=seed,
+        targets_per_update=optim.batch_size * config.region_len,
+        validate=training.validate(run, model),
+        validate_first=training.validate_first,
+        slow=slow,
+        slow_ratio=training.slow_ratio,
+    )
+    for tracker in run.accelerator.trackers:  # end_training() would part the processes for good
+        tracker.finish()
+    if run.accelerator.is_main_process:
+        folder = training.stage_dir / "model"
+        model.save_pretrained(str(folder))
+        write_text(folder / "README.md", model_card(run, training, result))
+        mark_done(
+            training.stage_dir,
+            training.stage,
+            inputs,
+            seconds=time.perf_counter() - started,
+            parents={name: meta["inputs"] for name, meta in training.parents.items()},
+            split_identity=run.split.identity,
+            train_peak_mb=memory / 2**20,
+            n_parameters=sum(p.numel() for p in model.parameters()),
+            processes=run.accelerator.num_processes,
+            result=result,
+        )
+    run.accelerator.wait_for_everyone()
+    run.say(f"{training.stage_dir} finished in {time.perf_counter() - started:.0f} s")
+
+
+def model_card(run: Run, training: Training, result: Mapping[str, Any]) -> str:
+    """Return the card (README.md) of an exported model: what it is, how good, how to load it."""
+    config, kind = run.config, "TeacherModel" if training.stage in RAW_CONTEXT else "CADStudent"
+    module = "teacher.model" if kind == "TeacherModel" else "ad.student"
+    score = "none" if result["best_score"] is None else f"{result['best_score']:.3f}"
+    return f"""---
+library_name: transformers
+license: mit
+tags: [in-context-reinforcement-learning, algorithm-distillation]
+---
+
+# {training.stage} of method {config.method}, training seed {config.seed}
+
+In-context reinforcement learning on `{config.family.target}` {config.family.kwargs}: regions of
+{config.region_len} transitions. Weights frozen, it improves its behaviour on tasks it has not seen.
+
+- Trained on {len(run.split.train)} tasks of split `{run.split.name}`
+  (identity {run.split.identity[:12]}); not seen: its {len(run.split.test)} test tasks.
+- Best of {result["updates"]} updates by validation on {len(run.split.validation)} other tasks:
+  update {result["best_step"]}, score {score}.
+- Made by `accelerate launch -m pipelines.run --config config.yaml` with the run's `config.yaml`.
+- Limits: acts in this family's observation and action spaces and with this region length only.
+
+```python
+from {module} import {kind}
+
+model = {kind}.from_pretrained("path/to/this/folder")
+```
+"""
+
+
+def _check_unfinished(stage_dir: Path, inputs: str, run: Run) -> None:
+    """Refuse to continue checkpoints that were begun with other inputs."""
+    marker = stage_dir / "inputs"
+    begun = marker.exists()
+    if begun and marker.read_text() != inputs:
+        raise StageError(
+            f"{stage_dir} was begun with another configuration or other inputs; give another "
+            f"run_dir, or delete {stage_dir} to begin it anew."
+        )
+    if run.accelerator.is_main_process and not begun:
+        write_text(marker, inputs)
+    run.accelerator.wait_for_everyone()
