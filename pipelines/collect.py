@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +19,7 @@ from rich.markup import escape
 from histories.collection import CollectSettings, CollectSummary, collect
 from histories.curves import curve_table
 from pipelines.cli import run_main
-from pipelines.common import Run, inputs_hash, open_run
+from pipelines.common import Run, StageError, inputs_hash, open_run
 from pipelines.config import RunConfig
 from teacher.source import learn_history, noise_expert_history, random_history
 from training.atomic import content_hash
@@ -68,8 +69,14 @@ def main(config: RunConfig) -> None:
 
 
 def collect_sections(run: Run) -> dict:
-    """Configuration the histories depend on."""
+    """Configuration the histories depend on, and the content of existing ones.
+
+    Raises:
+        StageError: The existing histories are no file.
+    """
     config = run.config
+    if config.histories and not Path(config.histories).is_file():
+        raise StageError(f"histories={config.histories} is no file; give a path to a histories.h5.")
     collected = {k: v for k, v in asdict(config.collect).items() if k != "n_workers"}
     return {
         "family": asdict(config.family),

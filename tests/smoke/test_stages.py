@@ -138,15 +138,20 @@ def test_training_writes_a_model_a_log_and_its_facts(finished):
         assert meta["train_peak_mb"] > 0
         with (stage_dir / "log.csv").open() as log:
             steps = [row["step"] for row in csv.DictReader(log)]
-        assert steps == [str(i + 1) for i in range(meta["result"]["updates"])]
+        first = 0 if folder.endswith("finetune") else 1  # what it starts from is judged too
+        assert steps == [str(i) for i in range(first, meta["result"]["updates"] + 1)]
+        card = (stage_dir / "model/README.md").read_text()
+        assert f"best of {meta['result']['updates']} updates" in card.replace("Best", "best")
     assert not (finished / "seed_0/pca/pretrain").exists()
 
 
 def test_distilling_leaves_a_frozen_compressor_and_finetuning_trains_it(finished):
-    pretrained, distilled, tuned = (
+    pretrained, distilled = (
         load_file(finished / "seed_0/student" / name / "model/model.safetensors")
-        for name in ("pretrain", "distill", "finetune")
+        for name in ("pretrain", "distill")
     )
+    last = load_file(finished / "seed_0/student/finetune/checkpoints/000002/model.safetensors")
+    tuned = {name.removeprefix("student."): tensor for name, tensor in last.items()}
 
     def same(a, b, prefix):
         names = [name for name in a if name.startswith(prefix)]
@@ -188,6 +193,21 @@ def test_evaluation_writes_returns_and_metrics(finished):
         assert 0 <= metrics["action_accuracy_recorded"] <= 1
         assert (metrics["teacher_kl"] > 0) == (name != "teacher")
         assert metrics["train_updates"] == {"student": 6}.get(name, 3)
+
+
+def test_a_second_evaluation_stands_beside_the_first(finished, config):
+    at = f"run_dir={finished}"
+    before = written(finished / "seed_0/evaluate")
+    stage("evaluate", config, at, "evaluate.name=argmax", "evaluate.temperature=0")
+    metrics = json.loads((finished / "seed_0/evaluate_argmax/student/metrics.json").read_text())
+    assert not metrics["sampled"]
+    assert written(finished / "seed_0/evaluate") == before
+
+
+def test_a_stage_refuses_a_method_it_is_not_for(finished, config, capsys):
+    at = f"run_dir={finished}"
+    assert "not for method=teacher" in refused(capsys, "distill", config, at, "method=teacher")
+    assert "not for method=pca" in refused(capsys, "train_teacher", config, at, "method=pca")
 
 
 def test_comparing_writes_a_table_of_all_methods(finished, config, capsys):
