@@ -45,11 +45,11 @@ class Policy(Protocol):
         truncated: np.ndarray,
         next_observations: np.ndarray,
     ) -> None:
-        """Take in what the actions led to; all (n, ...)."""
+        """Take in what the actions led to; all (n, ...). Policies that do not learn leave it so."""
         ...
 
 
-class RandomPolicy:
+class RandomPolicy(Policy):
     """Uniformly random actions of a family's action space."""
 
     def __init__(self, family: TaskFamily) -> None:
@@ -64,17 +64,8 @@ class RandomPolicy:
         """Return random actions."""
         return np.stack([self.space.sample() for _ in range(self.n)])
 
-    def observe(
-        self,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        next_observations: np.ndarray,
-    ) -> None:
-        """Learn nothing."""
 
-
-class OptimalPolicy:
+class OptimalPolicy(Policy):
     """The family's own expert, which knows each stream's task."""
 
     def __init__(self, family: TaskFamily, tasks: Sequence[Task]) -> None:
@@ -89,15 +80,6 @@ class OptimalPolicy:
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Return optimal actions."""
         return self.family.optimal_actions(self.tasks, observations)
-
-    def observe(
-        self,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        next_observations: np.ndarray,
-    ) -> None:
-        """Learn nothing."""
 
 
 class ContextPolicy:
