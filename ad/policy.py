@@ -45,11 +45,24 @@ class Policy(Protocol):
         truncated: np.ndarray,
         next_observations: np.ndarray,
     ) -> None:
-        """Take in what the actions led to; all (n, ...). Policies that do not learn leave it so."""
+        """Take in what the actions led to; all (n, ...)."""
         ...
 
 
-class RandomPolicy(Policy):
+class FixedPolicy:
+    """Common part of the policies that do not learn from what they see."""
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        """Learn nothing."""
+
+
+class RandomPolicy(FixedPolicy):
     """Uniformly random actions of a family's action space."""
 
     def __init__(self, family: TaskFamily) -> None:
@@ -65,7 +78,7 @@ class RandomPolicy(Policy):
         return np.stack([self.space.sample() for _ in range(self.n)])
 
 
-class OptimalPolicy(Policy):
+class OptimalPolicy(FixedPolicy):
     """The family's own expert, which knows each stream's task."""
 
     def __init__(self, family: TaskFamily, tasks: Sequence[Task]) -> None:
