@@ -13,6 +13,7 @@ from ad.batches import TripleSource
 from ad.objectives import Triple, masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
+from ad.student import CADStudent
 from nets.actions import ActionDistribution
 from tasks.family import FamilyError, Task, TaskFamily
 from training.seeding import derive
@@ -213,6 +214,27 @@ def validation_scores(
         "first": float(scores[..., :n_final].mean()),
         "worst_task": float(scores[..., -n_final:].mean((1, 2)).min()),
     }
+
+
+@torch.inference_mode()
+def reconstruction_metrics(student: CADStudent, source: TripleSource) -> dict[str, Any]:
+    """How well raw regions can be read back from their latents, by the student's own head.
+
+    Args:
+        student: Its reconstruction head should have been trained.
+        source: Draws the triples; the current regions of its first batch are used.
+
+    Returns:
+        `rec_<field>` as `ReconstructionHead.loss` gives them, and `reconstruction_accuracy`, the
+        mean over observations, actions and next observations (None where one is not of classes).
+    """
+    regions = source(0).query
+    _, fields = student.reconstruction.loss(student.compress(regions), regions)
+    names = ("observations", "actions", "next_observations")
+    known = all(student.reconstruction.specs[name].kind == "classes" for name in names)
+    scores = {name: float(value) for name, value in fields.items()}
+    mean = sum(scores[f"rec_{name}"] for name in names) / len(names)
+    return scores | {"reconstruction_accuracy": mean if known else None}
 
 
 @torch.inference_mode()

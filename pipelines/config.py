@@ -114,12 +114,15 @@ class FinetuneConfig:
 
     Attributes:
         enabled: Whether there is such a stage at all.
+        keep_start: Whether the distilled weights stay where validation finds none better; false
+            takes the best of the fine-tuned ones, as an ablation of gamma must.
         optim: Updates, batch, rates, intervals.
         compressor_lr_ratio: Learning rate of the compressor as a share of `optim.learning_rate`.
         loss: Weights of the losses.
     """
 
     enabled: bool = True
+    keep_start: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
     compressor_lr_ratio: float = 0.5
     loss: LossConfig = field(default_factory=LossConfig)

@@ -8,7 +8,7 @@ shuffled latents. method=random and method=optimal are the references. Output:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ad.evaluate import evaluate_policy, normalized, offline_metrics
+from ad.evaluate import (
+    evaluate_policy,
+    normalized,
+    offline_metrics,
+    reconstruction_metrics,
+)
 from ad.objectives import Triple
 from ad.policy import ContextPolicy, OptimalPolicy, Policy, RandomPolicy
 from ad.student import CADStudent
@@ -30,7 +35,7 @@ from pipelines.common import (
     policy_of,
     source,
 )
-from pipelines.config import REFERENCES, RunConfig
+from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
 from tasks.family import Task
 from teacher.model import TeacherModel
 from training.atomic import write_json, write_npy
@@ -47,13 +52,16 @@ def main(config: RunConfig) -> None:
     if not run.accelerator.is_main_process:
         return
     method = config.method
-    model, trained = (None, {}) if method in REFERENCES else _trained(run)
+    trained = {} if method in REFERENCES else _trained(run)
     inputs = inputs_hash({"evaluate": asdict(config.evaluate), "method": method}, trained)
     folder = results_dir(run)
     if stage_done(folder / method, inputs):
         run.say(f"{folder / method} is done")
         return
-    facts = {**_offline(run, model), **_training_facts(trained)} if model is not None else {}
+    model, facts = None, {}
+    if trained:
+        model = _model(run)
+        facts = {**_offline(run, model, trained), **_training_facts(trained)}
     # The method's own directory is marked as done last, after its controls.
     for name, make in reversed(_policies(run, model)):
         started = time.perf_counter()
@@ -90,18 +98,27 @@ def _policies(run: Run, model: Any) -> list[tuple[str, Maker]]:
     return named
 
 
-def _trained(run: Run) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """Return this method's model and the meta.json of each stage that trained it."""
-    config = run.config
-    if config.method in ("teacher", "long_context"):
-        extra = " method=long_context" if config.method == "long_context" else ""
-        meta = run.require(run.seed_dir / config.method, "train_teacher", extra)
-        return load_model(TeacherModel, run.seed_dir / config.method, run), {"train": meta}
-    last = "finetune" if config.finetune.enabled else "distill"
-    folder = run.seed_dir / config.method
-    run.require(folder / last, last, f" method={config.method}")
+def _trained(run: Run) -> dict[str, dict[str, Any]]:
+    """Return the meta.json of each stage that trained this method."""
+    method, folder = run.config.method, run.seed_dir / run.config.method
+    extra = "" if method == "teacher" else f" method={method}"
+    if method in RAW_CONTEXT:
+        return {"train": run.require(folder, "train_teacher", extra)}
+    last = _last_stage(run)
+    run.require(folder / last, last, extra)
     stages = {name: read_meta(folder / name) for name in ("pretrain", "distill", "finetune")}
-    return load_model(CADStudent, folder / last, run), {k: v for k, v in stages.items() if v}
+    return {name: meta for name, meta in stages.items() if meta}
+
+
+def _model(run: Run) -> TeacherModel | CADStudent:
+    folder = run.seed_dir / run.config.method
+    if run.config.method in RAW_CONTEXT:
+        return load_model(TeacherModel, folder, run)
+    return load_model(CADStudent, folder / _last_stage(run), run)
+
+
+def _last_stage(run: Run) -> str:
+    return "finetune" if run.config.finetune.enabled else "distill"
 
 
 def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -117,7 +134,7 @@ def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _offline(run: Run, model: Any) -> dict[str, Any]:
+def _offline(run: Run, model: Any, trained: Mapping[str, Any]) -> dict[str, Any]:
     """Agreement with recorded test regions and with the teacher, contexts as in training."""
     teacher = None
     if read_meta(run.seed_dir / "teacher") is not None:
@@ -130,7 +147,11 @@ def _offline(run: Run, model: Any) -> dict[str, Any]:
             return model(batch)
         return model(batch.previous, batch.has_previous, batch.query)[0]
 
-    return offline_metrics(act, model.actions, batches, teacher)
+    metrics = offline_metrics(act, model.actions, batches, teacher)
+    gamma = run.config.distill.loss.gamma + ("finetune" in trained) * run.config.finetune.loss.gamma
+    if "pretrain" in trained or (gamma > 0 and isinstance(model, CADStudent)):
+        metrics |= reconstruction_metrics(model, batches)
+    return metrics
 
 
 def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def main(config: RunConfig) -> None:
             sections=action_sections(config, stage),
             parents=parents,
             build=build,
-            validate_first=True,
+            validate_first=stage.keep_start,
             optim=stage.optim,
             slow_ratio=stage.compressor_lr_ratio,
             n_context_regions=context_regions(config, stage),
