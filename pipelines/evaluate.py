@@ -7,6 +7,7 @@ shuffled latents. method=random and method=optimal are the references. Output:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -200,6 +201,7 @@ def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
         "part": settings.part,
         "family": run.family.name,
         "horizon": run.family.episode_len,
+        "task_bits": math.log2(len(run.family.tasks())),
         "sampled": settings.temperature > 0,
         "temperature": settings.temperature,
         "tasks": [
@@ -224,11 +226,12 @@ def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
 def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
     """Tokens and bytes of context state, as the policy that has just acted really held them."""
     if not isinstance(policy, ContextPolicy):
-        names = ("n_latents", "context_tokens", "compression_ratio", "context_bytes")
+        names = ("n_latents", "latent_bits", "context_tokens", "compression_ratio", "context_bytes")
         return dict.fromkeys(names)
     n_latents = None if isinstance(model, TeacherModel) else model.compressor.n_latents
     return {
         "n_latents": n_latents,
+        "latent_bits": n_latents and n_latents * model.config.student_parts.model.d_model * 32,
         "context_tokens": policy.context_tokens,
         "compression_ratio": policy.model.region_len / n_latents if n_latents else 1.0,
         "context_bytes": policy.context_bytes,
