@@ -15,13 +15,14 @@ from pipelines.cli import run_main
 from pipelines.collect import collect_sections
 from pipelines.common import inputs_hash, open_run
 from pipelines.config import RunConfig
+from tasks.splits import Split
 from training.run_dir import mark_done, stage_done
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
     run = open_run(config, "build_triples")
-    inputs = inputs_hash({**collect_sections(run), "region_len": config.region_len}, {})
+    inputs = inputs_hash(triples_sections(config, run.split), {})
     if config.histories:
         histories = Path(config.histories)
     else:
@@ -45,6 +46,11 @@ def main(config: RunConfig) -> None:
         rows = ", ".join(f"{part} {n}" for part, n in summary.n_rows.items())
         run.say(f"{run.triples_dir}: regions of {config.region_len} transitions: {rows}")
     run.accelerator.wait_for_everyone()
+
+
+def triples_sections(config: RunConfig, split: Split) -> dict:
+    """Configuration the tables depend on."""
+    return {**collect_sections(config, split), "region_len": config.region_len}
 
 
 if __name__ == "__main__":

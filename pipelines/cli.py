@@ -5,37 +5,48 @@ which is also its `--help`.
 """
 
 import argparse
+import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from tasks.errors import UserError
-
-if TYPE_CHECKING:
-    from pipelines.config import RunConfig
 
 USER_ERROR = 2
 INTERRUPTED = 130
 
 
-def run_main(stage: Callable[["RunConfig"], object], argv: Sequence[str] | None = None) -> None:
+def run_main(
+    stage: Callable[..., object],
+    argv: Sequence[str] | None = None,
+    *,
+    config_class: str = "pipelines.config:RunConfig",
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Parse the command line, load the configuration, run `stage` on it.
 
     Args:
         stage: what to run; its module's docstring becomes the help text.
         argv: the arguments; `sys.argv[1:]` unless given.
+        config_class: `module:Class` of the configuration; a stage of another one than `RunConfig`
+            is also given the file it was read from, as `file`.
+        flags: switches `--name` besides and their help; the stage is given them by keyword.
 
     Raises:
         SystemExit: 2 after a user's mistake, told on stderr in one paragraph; 130 after Ctrl-C.
             Any other exception is a defect and keeps its traceback.
     """
-    arguments = _parser(stage).parse_intermixed_args(argv)
-    from pipelines.config import RunConfig  # late, so that --help needs no torch
-    from training.config import load_config
+    arguments = _parser(stage, flags).parse_intermixed_args(argv)
+    module, _, name = config_class.partition(":")
+    from training.config import load_config  # late, so that --help needs no torch
 
+    extra = {flag: getattr(arguments, flag) for flag in flags}
+    if name != "RunConfig":
+        extra["file"] = arguments.config
     try:
-        stage(load_config(RunConfig, arguments.config, arguments.overrides))
+        kind = getattr(importlib.import_module(module), name)
+        stage(load_config(kind, arguments.config, arguments.overrides), **extra)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(USER_ERROR) from None
@@ -44,7 +55,9 @@ def run_main(stage: Callable[["RunConfig"], object], argv: Sequence[str] | None 
         raise SystemExit(INTERRUPTED) from None
 
 
-def _parser(stage: Callable[..., object]) -> argparse.ArgumentParser:
+def _parser(
+    stage: Callable[..., object], flags: Mapping[str, str] = MappingProxyType({})
+) -> argparse.ArgumentParser:
     module = sys.modules[stage.__module__]
     spec = getattr(module, "__spec__", None)  # `python -m` sets __name__ to __main__, not this
     name = spec.name if spec else stage.__module__
@@ -55,6 +68,8 @@ def _parser(stage: Callable[..., object]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="PATH", help="a YAML file of configs/")
+    for flag, told in flags.items():
+        parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=told)
     parser.add_argument(
         "overrides",
         nargs="*",

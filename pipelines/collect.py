@@ -21,6 +21,7 @@ from histories.curves import curve_table
 from pipelines.cli import run_main
 from pipelines.common import Run, StageError, inputs_hash, open_run
 from pipelines.config import RunConfig
+from tasks.splits import Split
 from teacher.source import learn_history, noise_expert_history, random_history
 from training.atomic import content_hash
 from training.run_dir import mark_done, stage_done
@@ -29,7 +30,7 @@ from training.run_dir import mark_done, stage_done
 def main(config: RunConfig) -> None:
     """Run the stage."""
     run = open_run(config, "collect")
-    sections = collect_sections(run)
+    sections = collect_sections(config, run.split)
     inputs = inputs_hash(sections, {})
     if stage_done(run.collect_dir, inputs):
         run.say(f"{run.collect_dir} is done")
@@ -68,19 +69,18 @@ def main(config: RunConfig) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def collect_sections(run: Run) -> dict:
+def collect_sections(config: RunConfig, split: Split) -> dict:
     """Configuration the histories depend on, and the content of existing ones.
 
     Raises:
         StageError: The existing histories are no file.
     """
-    config = run.config
     if config.histories and not Path(config.histories).is_file():
         raise StageError(f"histories={config.histories} is no file; give a path to a histories.h5.")
     collected = {k: v for k, v in asdict(config.collect).items() if k != "n_workers"}
     return {
         "family": asdict(config.family),
-        "split": run.split.identity,
+        "split": split.identity,
         "collect": {**collected, "region_len": config.region_len},
         "source": asdict(config.source),
         "noise": asdict(config.noise),

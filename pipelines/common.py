@@ -18,13 +18,14 @@ from transformers.utils import logging as transformers_logging
 from ad.batches import TripleSource
 from ad.policy import Policy, StudentPolicy, TeacherPolicy
 from ad.student import CADStudent, StudentConfig, StudentParts
+from compression.compressor import compressor_class
 from histories.triples import RegionTable
 from nets.spaces import FieldSpec, field_spec
 from pipelines.config import BASELINES, RAW_CONTEXT, REFERENCES, RUN_INDEPENDENT, RunConfig
 from tasks.errors import UserError
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import Split, make_split
-from teacher.model import TeacherModel, TeacherModelConfig
+from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
 from training.config import config_hash
 from training.run_dir import claim_run_dir, git_sha, read_meta
 
@@ -112,16 +113,12 @@ class Run:
         self.accelerator.print(text, flush=True)
 
 
-def open_run(config: RunConfig, stage: str) -> Run:
-    """Open a run for a stage: claim its directory, build tasks and split, say where it runs.
+def open_tasks(config: RunConfig) -> tuple[TaskFamily, Split]:
+    """Build a configuration's tasks and their split.
 
     Raises:
-        UserError: The directory is another configuration's, or tasks or models cannot be made.
+        UserError: The family cannot be made, nobody can encode its spaces, or the split is refused.
     """
-    if not config.run_dir:
-        raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
-    torch.set_num_threads(config.threads)
-    transformers_logging.disable_progress_bar()  # a bar per loaded model would drown the log
     family = load_family(config.family.target, config.family.kwargs)
     field_spec(family.observation_space, "observation")
     field_spec(family.action_space, "action")
@@ -132,6 +129,20 @@ def open_run(config: RunConfig, stage: str) -> Run:
         n_test=None if config.split.named else config.split.n_test,
         named=config.split.named,
     )
+    return family, split
+
+
+def open_run(config: RunConfig, stage: str) -> Run:
+    """Open a run for a stage: claim its directory, build tasks and split, say where it runs.
+
+    Raises:
+        UserError: The directory is another configuration's, or tasks or models cannot be made.
+    """
+    if not config.run_dir:
+        raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
+    torch.set_num_threads(config.threads)
+    transformers_logging.disable_progress_bar()  # a bar per loaded model would drown the log
+    family, split = open_tasks(config)
     accelerator = _accelerator(config)
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) not in (1, accelerator.num_processes):
         raise StageError(
@@ -202,6 +213,12 @@ def method_config(config: RunConfig) -> RunConfig:
     return config
 
 
+def is_pretrained(config: RunConfig) -> bool:
+    """Whether the compressor of `config.method` is pretrained before it is used."""
+    kind = method_config(config).compressor.kind
+    return config.pretrain.enabled and compressor_class(kind).learns
+
+
 def student_config(run: Run) -> StudentConfig:
     """Return the model configuration of this run's method."""
     config = method_config(run.config)
@@ -215,15 +232,19 @@ def student_config(run: Run) -> StudentConfig:
     )
 
 
+def raw_context_config(config: RunConfig, name: str) -> TeacherConfig:
+    """Return the section of `teacher` or `long_context`."""
+    return config.long_context if name == "long_context" else config.teacher
+
+
 def teacher_config(run: Run, name: str) -> TeacherModelConfig:
     """Return the model configuration of `teacher` or `long_context`."""
-    settings = run.config.long_context if name == "long_context" else run.config.teacher
     return TeacherModelConfig(
         run.observation.to_json(),
         run.action.to_json(),
         run.config.region_len,
         asdict(run.config.model),
-        asdict(settings),
+        asdict(raw_context_config(run.config, name)),
         provenance(run, name),
     )
 

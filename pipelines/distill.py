@@ -13,11 +13,11 @@ import torch
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from compression.compressor import compressor_class
 from pipelines.cli import run_main
 from pipelines.common import (
     Run,
     check_method,
+    is_pretrained,
     load_model,
     load_teacher,
     method_config,
@@ -38,10 +38,10 @@ def main(config: RunConfig) -> None:
     """Run the stage."""
     check_method(config, STUDENTS, "distill")
     run = open_run(config, "distill")
-    stage, own = config.distill, method_config(config)
+    stage = config.distill
     parents = action_parents(run, stage)
     pretrain_dir = run.seed_dir / config.method / "pretrain"
-    pretrained = config.pretrain.enabled and compressor_class(own.compressor.kind).learns
+    pretrained = is_pretrained(config)
     if pretrained:
         extra = f" method={config.method}"
         parents["pretrain"] = run.require(pretrain_dir, "pretrain_compressor", extra)
@@ -60,7 +60,7 @@ def main(config: RunConfig) -> None:
         Training(
             stage="distill",
             stage_dir=run.seed_dir / config.method / "distill",
-            sections=action_sections(config, stage) | {"pretrained": pretrained},
+            sections=distill_sections(config),
             parents=parents,
             build=build,
             optim=stage.optim,
@@ -98,6 +98,11 @@ def action_sections(config: RunConfig, stage: ActionStage) -> dict:
         "stage": asdict(stage),
         "sampling": asdict(own.sampling),
     }
+
+
+def distill_sections(config: RunConfig) -> dict:
+    """Configuration that a distilled student depends on."""
+    return action_sections(config, config.distill) | {"pretrained": is_pretrained(config)}
 
 
 def context_regions(config: RunConfig, stage: ActionStage) -> int:

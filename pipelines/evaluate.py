@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,7 @@ from training.config import config_hash
 from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
 
 FORMAT_VERSION = 1
+CONTROLS = ("zeroed", "shuffled")
 Maker = Callable[[Sequence[Task]], Policy]
 
 
@@ -54,8 +54,8 @@ def main(config: RunConfig) -> None:
         return
     method = config.method
     trained = {} if method in REFERENCES else _trained(run)
-    inputs = inputs_hash({"evaluate": asdict(config.evaluate), "method": method}, trained)
-    folder = results_dir(run)
+    inputs = inputs_hash(evaluate_sections(config), trained)
+    folder = run.seed_dir / results_name(config)
     if stage_done(folder / method, inputs):
         run.say(f"{folder / method} is done")
         return
@@ -70,10 +70,19 @@ def main(config: RunConfig) -> None:
         mark_done(folder / name, "evaluate", inputs, seconds=time.perf_counter() - started)
 
 
-def results_dir(run: Run) -> Path:
-    """Directory of this seed's evaluations."""
-    name = run.config.evaluate.name
-    return run.seed_dir / (f"evaluate_{name}" if name else "evaluate")
+def evaluate_sections(config: RunConfig) -> dict:
+    """Configuration that an evaluation depends on."""
+    return {"evaluate": asdict(config.evaluate), "method": config.method}
+
+
+def results_name(config: RunConfig) -> str:
+    """Name of the folder of a seed's evaluations."""
+    return f"evaluate_{config.evaluate.name}" if config.evaluate.name else "evaluate"
+
+
+def evaluated(method: str) -> tuple[str, ...]:
+    """Names of what is run for a method: itself, and the controls of the student."""
+    return (method, *(f"student_{c}" for c in CONTROLS if method == "student"))
 
 
 def _policies(run: Run, model: Any) -> list[tuple[str, Maker]]:
@@ -95,7 +104,7 @@ def _policies(run: Run, model: Any) -> list[tuple[str, Maker]]:
                 tasks_of_streams=np.array([task.index for task in tasks]),
             )
 
-        named += [(f"student_{kind}", control(kind)) for kind in ("zeroed", "shuffled")]
+        named += [(f"student_{kind}", control(kind)) for kind in CONTROLS]
     return named
 
 
@@ -175,13 +184,14 @@ def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any
         seed=settings.seed,
     )
     final = normalized(result.returns, run.family, tasks)[..., -settings.final_episodes :].mean()
-    out = results_dir(run) / name
+    out = run.seed_dir / results_name(run.config) / name
     write_npy(out / "eval_result.npy", result.returns)
     write_json(
         out / "metrics.json",
         {
             **_header(run, name, tasks),
             **_context_facts(policies[-1], model),
+            "normalized_final": float(final),
             "ms_per_action": result.ms_per_action,
             "action_accuracy_optimal": result.action_accuracy_optimal,
             **facts,

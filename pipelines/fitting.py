@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ad.evaluate import validation_scores
 from ad.policy import Policy
 from pipelines.common import Run, StageError, inputs_hash, policy_of, source
-from pipelines.config import RAW_CONTEXT
+from pipelines.config import RAW_CONTEXT, RunConfig
 from tasks.family import Task
 from training.atomic import write_text
 from training.loop import fit
@@ -69,10 +69,16 @@ class Training:
     validate_first: bool = False
 
 
+def training_inputs(
+    config: RunConfig, sections: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """Hash of what a training stage's result depends on; validation chooses its weights."""
+    return inputs_hash({**sections, "validation": asdict(config.validation)}, parents)
+
+
 def train(run: Run, training: Training) -> None:
     """Run a training stage unless it is done: fit, save the model, mark as done."""
-    sections = {**training.sections, "validation": asdict(run.config.validation)}
-    inputs = inputs_hash(sections, training.parents)
+    inputs = training_inputs(run.config, training.sections, training.parents)
     if stage_done(training.stage_dir, inputs):
         run.say(f"{training.stage_dir} is done")
         return

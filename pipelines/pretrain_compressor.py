@@ -49,20 +49,25 @@ def main(config: RunConfig) -> None:
         Training(
             stage="pretrain",
             stage_dir=run.seed_dir / config.method / "pretrain",
-            sections={
-                "seed": config.seed,
-                "model": asdict(config.model),
-                "compressor": asdict(own.compressor),
-                "reconstruction": asdict(config.reconstruction),
-                "stage": asdict(stage),
-                "max_region": config.sampling.max_region,
-            },
+            sections=pretrain_sections(config),
             parents={"triples": run.require(run.triples_dir, "build_triples")},
             build=build,
             optim=stage.optim,
             validate=_reconstruction_validation,
         ),
     )
+
+
+def pretrain_sections(config: RunConfig) -> dict:
+    """Configuration that a pretrained compressor depends on."""
+    return {
+        "seed": config.seed,
+        "model": asdict(config.model),
+        "compressor": asdict(method_config(config).compressor),
+        "reconstruction": asdict(config.reconstruction),
+        "stage": asdict(config.pretrain),
+        "max_region": config.sampling.max_region,
+    }
 
 
 def _reconstruction_validation(run: Run, model: CADStudent) -> Callable[[], dict[str, float]]:

@@ -7,37 +7,34 @@ turn.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ad.evaluate import has_expert
-from compression.compressor import compressor_class
+from pipelines import compare
 from pipelines.cli import run_main
-from pipelines.common import StageError, method_config, open_run
-from pipelines.config import REFERENCES, RunConfig
+from pipelines.common import StageError, open_run
+from pipelines.config import RunConfig
+from pipelines.plan import DATA_STAGES, Stage, plan
 from training.jobs import Job, run_jobs
 
 
 def main(config: RunConfig) -> None:
     """Run every stage."""
     run = open_run(config, "run")
-    run_stage("collect", config)
-    run_stage("build_triples", config)
-    references = REFERENCES if has_expert(run.family) else ("random",)
-    jobs = [
-        job for seed in config.seeds for job in seed_jobs(replace(config, seed=seed), references)
-    ]
+    stages = plan(config)
+    for stage in stages:
+        if stage.module in DATA_STAGES:
+            stage.run()
+    stages = [stage for stage in stages if stage.module not in DATA_STAGES]
     if run.accelerator.num_processes > 1:
-        for job in jobs:
-            job.function(*job.args)
+        for stage in stages:
+            stage.run()
         run.accelerator.wait_for_everyone()
     else:
-        results = run_jobs(jobs, _n_workers(config), Path(config.run_dir) / "logs")
+        results = run_jobs(_jobs(stages), _n_workers(config), Path(config.run_dir) / "logs")
         failed = [result.name for result in results if result.status != "finished"]
         if failed:
             raise StageError(
@@ -45,47 +42,16 @@ def main(config: RunConfig) -> None:
                 f"{config.run_dir}/logs, mend the cause and run the same command again."
             )
     if run.accelerator.is_main_process:
-        run_stage("compare", config)
+        compare.main(config)
 
 
-def run_stage(module: str, config: RunConfig) -> None:
-    """Run one stage in this process."""
-    importlib.import_module(f"pipelines.{module}").main(config)
-
-
-def seed_jobs(config: RunConfig, references: Sequence[str] = REFERENCES) -> list[Job]:
-    """Return the jobs of one training seed, the longest chains first."""
-    jobs: list[Job] = []
-
-    def add(stage: str, method: str, after: tuple[str, ...] = ()) -> str:
-        name = f"seed_{config.seed}/{method}/{stage}"
-        jobs.append(Job(name, run_stage, (stage, replace(config, method=method)), after))
-        return name
-
-    trained = [config.distill, *([config.finetune] if config.finetune.enabled else [])]
-    needs_teacher = any(stage.loss.beta > 0 for stage in trained)
-    teacher: tuple[str, ...] = ()
-    if "teacher" in config.methods or needs_teacher:
-        teacher = (add("train_teacher", "teacher"),)
-    students = [m for m in config.methods if m not in ("teacher", "long_context", *REFERENCES)]
-    before: dict[str, tuple[str, ...]] = {}
-    for method in students:
-        own = method_config(replace(config, method=method))
-        if config.pretrain.enabled and compressor_class(own.compressor.kind).learns:
-            before[method] = (add("pretrain_compressor", method),)
-    for method in students:
-        last = add("distill", method, teacher + before.get(method, ()))
-        if config.finetune.enabled:
-            last = add("finetune", method, (last,))
-        add("evaluate", method, (last,))
-    if "teacher" in config.methods:
-        add("evaluate", "teacher", teacher)
-    if "long_context" in config.methods:
-        trained = add("train_teacher", "long_context")
-        add("evaluate", "long_context", (trained, *teacher))
-    for reference in references:
-        add("evaluate", reference)
-    return jobs
+def _jobs(stages: Sequence[Stage]) -> list[Job]:
+    """Return a job for each stage, after those of its parents that are jobs too."""
+    names = {stage.name for stage in stages}
+    return [
+        Job(stage.name, stage.run, after=tuple(name for name in stage.after if name in names))
+        for stage in stages
+    ]
 
 
 def _n_workers(config: RunConfig) -> int:

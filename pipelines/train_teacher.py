@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from pipelines.cli import run_main
-from pipelines.common import Run, check_method, open_run, teacher_config
+from pipelines.common import check_method, open_run, raw_context_config, teacher_config
 from pipelines.config import RAW_CONTEXT, RunConfig
 from pipelines.fitting import Training, train
-from teacher.model import TeacherConfig, TeacherModel, TeacherObjective
+from teacher.model import TeacherModel, TeacherObjective
 
 
 def main(config: RunConfig) -> None:
@@ -21,7 +21,6 @@ def main(config: RunConfig) -> None:
     check_method(config, ("student", *RAW_CONTEXT), "train_teacher")
     config = replace(config, method=name)  # seeds derive from it
     run = open_run(config, "train_teacher")
-    settings = config.long_context if name == "long_context" else config.teacher
     stage = config.train_teacher
 
     def build() -> tuple[TeacherObjective, TeacherModel, list]:
@@ -33,21 +32,21 @@ def main(config: RunConfig) -> None:
         Training(
             stage=name,
             stage_dir=run.seed_dir / name,
-            sections=_sections(run, settings),
+            sections=teacher_sections(config, name),
             parents={"triples": run.require(run.triples_dir, "build_triples")},
             build=build,
             optim=stage.optim,
-            n_context_regions=settings.n_context_regions,
+            n_context_regions=raw_context_config(config, name).n_context_regions,
         ),
     )
 
 
-def _sections(run: Run, settings: TeacherConfig) -> dict:
-    config = run.config
+def teacher_sections(config: RunConfig, name: str) -> dict:
+    """Configuration that a raw-context model (`teacher` or `long_context`) depends on."""
     return {
         "seed": config.seed,
         "model": asdict(config.model),
-        "teacher": asdict(settings),
+        "teacher": asdict(raw_context_config(config, name)),
         "stage": asdict(config.train_teacher),
         "sampling": asdict(config.sampling),
     }

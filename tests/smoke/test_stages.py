@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from pipelines.cli import run_main
 from pipelines.config import METHODS, REFERENCES, RunConfig
-from pipelines.run import seed_jobs
+from pipelines.plan import plan
 from training.config import load_config
 
 pytestmark = pytest.mark.slow
@@ -266,44 +266,15 @@ def test_mistakes_are_told_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def jobs_of(config, *overrides):
-    """What `pipelines.run` would do for one seed: names of jobs, and what each comes after."""
-    jobs = seed_jobs(load_config(RunConfig, config, overrides))
-
-    def short(name):
-        return name.removeprefix("seed_0/")
-
-    return {short(job.name): {short(name) for name in job.after} for job in jobs}
-
-
-def test_a_whole_run_is_every_stage_after_what_it_needs(config):
-    jobs = jobs_of(config)
-    trained = [*STUDENTS, "teacher", "long_context"]
-    assert {name for name in jobs if name.endswith("evaluate")} == {
-        f"{name}/evaluate" for name in (*trained, *REFERENCES)
+def test_hashes_are_known_before_anything_runs(config, finished):
+    stages = plan(load_config(RunConfig, config))
+    planned = {folder: stage.inputs for stage in stages for folder in stage.folders}
+    found = {
+        str(path.parent.relative_to(finished)): json.loads(path.read_text()).get("inputs")
+        for path in finished.rglob("meta.json")
     }
-    assert jobs["student/distill"] == {"teacher/train_teacher", "student/pretrain_compressor"}
-    assert jobs["pca/distill"] == {"teacher/train_teacher"}
-    assert jobs["pca/finetune"] == {"pca/distill"}
-    assert jobs["pca/evaluate"] == {"pca/finetune"}
-    assert jobs["long_context/train_teacher"] == set()
-    assert jobs["long_context/evaluate"] == {"long_context/train_teacher", "teacher/train_teacher"}
-
-
-def test_a_run_does_only_what_is_asked_for(config):
-    jobs = jobs_of(
-        config,
-        "methods=[student]",
-        "pretrain.enabled=false",
-        "finetune.enabled=false",
-        "distill.loss.beta=0",
-    )
-    assert jobs == {
-        "student/distill": set(),
-        "student/evaluate": {"student/distill"},
-        "random/evaluate": set(),
-        "optimal/evaluate": set(),
-    }
+    stages = {folder: inputs for folder, inputs in found.items() if inputs}
+    assert stages == planned
 
 
 def test_no_run_dir_is_refused(config, capsys):

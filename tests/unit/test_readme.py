@@ -26,10 +26,9 @@ from ad.rollout import rollout
 from ad.student import CADStudent
 from histories.triples import build_triples
 from pipelines.cli import _parser
-from pipelines.common import Run, student_config, teacher_config
+from pipelines.common import Run, open_tasks, student_config, teacher_config
 from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
 from tasks.family import TaskFamily, load_family
-from tasks.splits import make_split
 from teacher.model import TeacherModel
 from training.config import load_config
 
@@ -100,14 +99,7 @@ def there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def opened(config: RunConfig) -> Run:
     """A run without its directory and accelerator, as far as `open_run` would let it come."""
-    family = load_family(config.family.target, config.family.kwargs)
-    split = make_split(
-        family.tasks(),
-        seed=config.split.seed,
-        n_validation=config.split.n_validation,
-        n_test=None if config.split.named else config.split.n_test,
-        named=config.split.named,
-    )
+    family, split = open_tasks(config)
     return Run(config, Path(config.run_dir), family, split, typing.cast(Any, None))
 
 

@@ -1,0 +1,110 @@
+"""Stages of a configuration: their order, and what their hashes depend on."""
+
+import pytest
+
+from pipelines.config import METHODS, REFERENCES, RunConfig
+from pipelines.plan import plan
+from training.config import load_config
+
+CONFIG = """
+family: {kwargs: {size: 3, horizon: 5}}
+split: {n_validation: 1, n_test: 2}
+distill: {loss: {beta: 0.5}}
+finetune: {loss: {beta: 0.5}}
+"""
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Return what `pipelines.run` would do: stages by their short names."""
+    (tmp_path / "a.yaml").write_text(CONFIG)
+
+    def stages(*overrides):
+        planned = plan(load_config(RunConfig, tmp_path / "a.yaml", overrides))
+        return {stage.name.removeprefix("seed_0/"): stage for stage in planned}
+
+    return stages
+
+
+def after(stages, name):
+    return {before.removeprefix("seed_0/") for before in stages[name].after}
+
+
+def test_a_whole_run_is_every_stage_after_what_it_needs(planned):
+    stages = planned()
+    assert {name for name in stages if name.endswith("evaluate")} == {
+        f"{name}/evaluate" for name in (*METHODS, *REFERENCES)
+    }
+    assert after(stages, "triples") == {"collect"}
+    assert after(stages, "student/distill") == {
+        "triples",
+        "teacher/train_teacher",
+        "student/pretrain_compressor",
+    }
+    assert after(stages, "pca/distill") == {"triples", "teacher/train_teacher"}
+    assert after(stages, "pca/finetune") == {"triples", "teacher/train_teacher", "pca/distill"}
+    assert after(stages, "pca/evaluate") == {"pca/distill", "pca/finetune", "teacher/train_teacher"}
+    assert after(stages, "long_context/train_teacher") == {"triples"}
+    assert stages["student/evaluate"].folders == (
+        "seed_0/evaluate/student",
+        "seed_0/evaluate/student_zeroed",
+        "seed_0/evaluate/student_shuffled",
+    )
+    done = set()
+    for stage in stages.values():  # in an order in which they could run one by one
+        assert set(stage.after) <= done
+        done.add(stage.name)
+
+
+def test_a_run_does_only_what_is_asked_for(planned):
+    stages = planned(
+        "methods=[student]",
+        "pretrain.enabled=false",
+        "finetune.enabled=false",
+        "distill.loss.beta=0",
+        "histories=" + __file__,
+    )
+    assert {name: after(stages, name) for name in stages} == {
+        "triples": set(),
+        "student/distill": {"triples"},
+        "student/evaluate": {"student/distill"},
+        "random/evaluate": set(),
+        "optimal/evaluate": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "unchanged"),
+    [
+        ("evaluate.n_episodes=90", {"teacher/train_teacher", "student/finetune", "none/finetune"}),
+        ("finetune.loss.gamma=3", {"teacher/train_teacher", "student/distill"}),
+        ("compressor.n_latents=3", {"triples", "teacher/train_teacher", "teacher/evaluate"}),
+        ("decoder.n_layers=1", {"teacher/train_teacher", "student/pretrain_compressor"}),
+        ("train_teacher.label_smoothing=0.1", {"triples", "student/pretrain_compressor"}),
+        ("source.clip_range=0.3", {"random/evaluate"}),
+        ("n_workers=7", {"student/evaluate"}),
+    ],
+)
+def test_a_stage_is_a_function_of_its_own_configuration_and_its_parents(
+    planned, override, unchanged
+):
+    before, changed = planned(), planned(override)
+    same = {name for name in before if before[name].inputs == changed[name].inputs}
+    assert unchanged <= same
+    affected = {
+        "evaluate.n_episodes=90": {"student/evaluate", "random/evaluate"},
+        "finetune.loss.gamma=3": {"student/finetune", "pca/evaluate"},
+        "compressor.n_latents=3": {"student/pretrain_compressor", "pca/distill"},
+        "decoder.n_layers=1": {"student/distill", "pca/finetune"},
+        "train_teacher.label_smoothing=0.1": {"teacher/evaluate", "student/distill"},
+        "source.clip_range=0.3": {"collect", "triples", "teacher/train_teacher", "pca/evaluate"},
+        "n_workers=7": set(),
+    }[override]
+    assert not affected & same
+
+
+def test_seeds_share_data_alone(planned):
+    stages = planned("seeds=[0, 1]", "methods=[teacher, student]")
+    for name in ("teacher/train_teacher", "student/pretrain_compressor", "student/evaluate"):
+        assert stages[name].inputs != stages[f"seed_1/{name}"].inputs
+    assert len([name for name in stages if name in ("collect", "triples")]) == 2
