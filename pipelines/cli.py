@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from tasks.errors import UserError
 
+RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -21,7 +22,7 @@ def run_main(
     stage: Callable[..., object],
     argv: Sequence[str] | None = None,
     *,
-    config_class: str = "pipelines.config:RunConfig",
+    config_class: str | Callable[[str], str] = RUN_CONFIG,
     flags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Parse the command line, load the configuration, run `stage` on it.
@@ -29,8 +30,8 @@ def run_main(
     Args:
         stage: what to run; its module's docstring becomes the help text.
         argv: the arguments; `sys.argv[1:]` unless given.
-        config_class: `module:Class` of the configuration; a stage of another one than `RunConfig`
-            is also given the file it was read from, as `file`.
+        config_class: `module:Class` of the configuration, or a function of the file that tells; a
+            stage of another one than `RunConfig` is also given the file, as `file`.
         flags: switches `--name` besides and their help; the stage is given them by keyword.
 
     Raises:
@@ -38,13 +39,14 @@ def run_main(
             Any other exception is a defect and keeps its traceback.
     """
     arguments = _parser(stage, flags).parse_intermixed_args(argv)
-    module, _, name = config_class.partition(":")
     from training.config import load_config  # late, so that --help needs no torch
 
     extra = {flag: getattr(arguments, flag) for flag in flags}
-    if name != "RunConfig":
-        extra["file"] = arguments.config
     try:
+        target = config_class if isinstance(config_class, str) else config_class(arguments.config)
+        if target != RUN_CONFIG:
+            extra["file"] = arguments.config
+        module, _, name = target.partition(":")
         kind = getattr(importlib.import_module(module), name)
         stage(load_config(kind, arguments.config, arguments.overrides), **extra)
     except UserError as error:

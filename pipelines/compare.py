@@ -1,7 +1,8 @@
 """Compare the evaluated methods of a run: a table in the terminal, and files for a paper.
 
 Reads <run_dir>/seed_*/evaluate/ and writes <run_dir>/comparison/: table.csv, table.md, table.tex,
-report.html, and figures as PDF and PNG with their data as CSV.
+report.html, and figures as PDF and PNG with their data as CSV. Given a sweep file it writes the
+report of the sweep's finished cells anew.
 """
 
 from __future__ import annotations
@@ -10,15 +11,31 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.cli import run_main
+from pipelines.ablate import report
+from pipelines.cli import RUN_CONFIG, SWEEP_CONFIG, run_main
 from pipelines.common import StageError
 from pipelines.config import RunConfig
+from pipelines.sweep import SweepConfig, lay_out
 from reports.comparison import write_comparison
 from reports.statistics import Bootstrap
+from training.config import read_yaml
 
 
-def main(config: RunConfig) -> None:
+def main(config: RunConfig | SweepConfig, file: str = "") -> None:
     """Run the stage."""
+    if isinstance(config, SweepConfig):
+        report(lay_out(config, file))
+    else:
+        compare(config)
+
+
+def kind_of(file: str) -> str:
+    """Return which configuration a file holds: only a sweep has a grid."""
+    return SWEEP_CONFIG if "grid" in read_yaml(file) else RUN_CONFIG
+
+
+def compare(config: RunConfig) -> None:
+    """Compare the methods and training seeds of a run, and those of `compare.also`."""
     root = Path(config.run_dir)
     if not config.run_dir or not root.is_dir():
         raise StageError(
@@ -44,4 +61,4 @@ def main(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, config_class=kind_of)

@@ -25,9 +25,11 @@ from ad.policy import OptimalPolicy
 from ad.rollout import rollout
 from ad.student import CADStudent
 from histories.triples import build_triples
-from pipelines.cli import _parser
+from pipelines.cli import SWEEP_CONFIG, _parser
 from pipelines.common import Run, open_tasks, student_config, teacher_config
+from pipelines.compare import kind_of
 from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
+from pipelines.sweep import SweepConfig, lay_out
 from tasks.family import TaskFamily, load_family
 from teacher.model import TeacherModel
 from training.config import load_config
@@ -37,6 +39,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "LOG.md"]
 CONFIGURATION = ROOT / "docs/configuration.md"
 MARKERS = ("<!-- generated: begin -->", "<!-- generated: end -->")
+STAGE_CALL = re.compile(r"^    run_main\(\s*main\b", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -139,6 +142,9 @@ def test_python_snippet_runs(snippet: Snippet, there: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=name_of)
 def test_yaml_snippet_makes_a_run(snippet: Snippet, there: Path):
     assert snippet.saved_as, f"{name_of(snippet)} does not say which file it is"
+    if kind_of(snippet.saved_as) == SWEEP_CONFIG:
+        lay_out(load_config(SweepConfig, snippet.saved_as), snippet.saved_as)
+        return
     check_run(load_config(RunConfig, there / snippet.saved_as))
 
 
@@ -160,8 +166,13 @@ def test_command_parses(command: str, there: Path):
         )
     spec = importlib.util.find_spec(given.training_script)
     assert spec is not None, f"no stage {given.training_script}"
-    assert "run_main(main)" in Path(str(spec.origin)).read_text()
-    stage = _parser(commands).parse_intermixed_args(given.training_script_args)
+    assert STAGE_CALL.search(Path(str(spec.origin)).read_text())
+    flags = {"dry_run": ""} if given.training_script == "pipelines.ablate" else {}
+    stage = _parser(commands, flags).parse_intermixed_args(given.training_script_args)
+    if kind_of(stage.config) == SWEEP_CONFIG:
+        assert given.training_script in ("pipelines.ablate", "pipelines.compare")
+        lay_out(load_config(SweepConfig, stage.config, stage.overrides), stage.config)
+        return
     config = load_config(RunConfig, stage.config, stage.overrides)
     if given.training_script == "pipelines.run":
         check_run(config)
@@ -170,7 +181,7 @@ def test_command_parses(command: str, there: Path):
 def test_every_stage_is_shown():
     told = " ".join(commands())
     for path in (ROOT / "pipelines").glob("*.py"):
-        if "run_main(main)" in path.read_text():
+        if STAGE_CALL.search(path.read_text()):
             assert f"pipelines.{path.stem} " in told
 
 
@@ -235,6 +246,7 @@ def sections() -> Iterator[tuple[str, type]]:
     collect(RunConfig, "")
     for cls, names in together.items():
         yield ", ".join(f"`{name}`" for name in names), cls
+    yield "A sweep file", SweepConfig
 
 
 def described(cls: type) -> dict[str, str]:

@@ -1,0 +1,173 @@
+"""Run a sweep: every cell of a grid, what cells share once, then one report over all.
+
+Stages are kept by the hash of their inputs and never run twice. What is done is skipped, what was
+interrupted goes on. With --dry-run only the list of cells is shown. Output:
+<run_dir>/{sweep.json,cells/,logs/,report/}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from reports.sweeps import FORMAT_VERSION, SWEEP_FILE, write_sweep_comparison
+from rich.console import Console
+from training.executors import make_pool, visible_gpus
+
+from pipelines.cli import SWEEP_CONFIG, run_main
+from pipelines.common import StageError
+from pipelines.plan import DATA_STAGES, Stage
+from pipelines.store import StageStore
+from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
+from pipelines.sweep_table import Row, SweepTable
+from training.atomic import write_json, write_text
+from training.config import to_yaml
+from training.jobs import Job, run_jobs
+from training.run_dir import claim_run_dir
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left of a sweep.
+
+    Attributes:
+        data: Collection and tables, which use all cores themselves: (run directory, stage).
+        jobs: The rest, shared stages before the cells that need them.
+        rows: What the table shows of each job, and of the cells that have nothing left to do.
+    """
+
+    data: list[tuple[Path, Stage]]
+    jobs: list[Job]
+    rows: list[Row]
+
+
+def main(config: SweepConfig, file: str, *, dry_run: bool = False) -> None:
+    """Run the sweep."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise StageError("a sweep starts its processes itself; launch pipelines.ablate as one.")
+    sweep = lay_out(config, file)
+    config = sweep.config
+    store = StageStore(config.store, [*config.reuse, sweep.base_config.run_dir])
+    work = what_is_left(sweep, store)
+    console = Console(highlight=False)
+    table = SweepTable(work.rows, console)
+    if dry_run:
+        table.print(f"{config.run_dir}: {len(sweep.cells)} cells, nothing is run")
+        return
+    prepare(sweep, store)
+    for run_dir, stage in work.data:
+        with store.lock(stage):
+            stage.run(str(run_dir))
+    logs = sweep.root / "logs"
+    with _pool(sweep, len(work.jobs), logs) as pool, table.live():
+        results = run_jobs(work.jobs, pool, logs, listener=table)
+    report(sweep)
+    failed = [result.name for result in results if result.status != "finished"]
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {len(results)} jobs did not finish: {', '.join(failed)}; see "
+            f"{logs}, mend the cause and run the same command again: it runs only these."
+        )
+
+
+def what_is_left(sweep: Sweep, store: StageStore) -> Work:
+    """Return the jobs that the sweep still needs; nothing is written."""
+    uses = Counter(key for cell in sweep.cells for key in {s.inputs for s in cell.stages})
+    data: dict[str, tuple[Path, Stage]] = {}
+    shared: dict[str, Job] = {}
+    jobs, rows = [], []
+    for cell in sweep.cells:
+        missing = [stage for stage in cell.stages if not store.done(stage)]
+        own: list[Stage] = []
+        for stage in missing:
+            if stage.module in DATA_STAGES:
+                data.setdefault(stage.inputs, (cell.run_dir, stage))
+            elif uses[stage.inputs] > 1:
+                if stage.inputs not in shared:
+                    shared[stage.inputs] = _shared_job(stage, cell, store, shared)
+                    row = Row(shared[stage.inputs].name, cell.seed, cell.run_dir, (stage,))
+                    rows.append(row)
+            else:
+                own.append(stage)
+        reused = len(cell.stages) - len(missing)
+        rows.append(Row(cell.name, cell.seed, cell.run_dir, tuple(own), cell, reused))
+        if own:
+            needed = [shared[s.inputs].name for s in missing if s.inputs in shared]
+            arguments = (str(cell.run_dir), own, store)
+            jobs.append(Job(cell.name, run_stages, arguments, tuple(needed)))
+    return Work(list(data.values()), [*shared.values(), *jobs], rows)
+
+
+def _shared_job(stage: Stage, cell: Cell, store: StageStore, shared: dict[str, Job]) -> Job:
+    before = {s.name: s.inputs for s in cell.stages}
+    after = tuple(shared[before[n]].name for n in stage.after if before[n] in shared)
+    name = f"shared/{stage.name}-{stage.inputs[:6]}"
+    return Job(name, run_stages, (str(cell.run_dir), [stage], store), after)
+
+
+def run_stages(run_dir: str, stages: Sequence[Stage], store: StageStore) -> None:
+    """Run stages in their order, each under its lock: another sweep may be at it."""
+    for stage in stages:
+        with store.lock(stage):
+            stage.run(run_dir)
+
+
+def prepare(sweep: Sweep, store: StageStore) -> None:
+    """Make the sweep's directory: what it is, and each cell's links into the store.
+
+    Raises:
+        RunDirError: It belongs to another sweep.
+    """
+    ignored = ("executor", "n_workers", "executor_options", "reuse", "store", "run_dir", "seeds")
+    claim_run_dir(sweep.root, sweep.config, ignored)
+    write_json(
+        sweep.root / SWEEP_FILE,
+        {
+            "format_version": FORMAT_VERSION,
+            "name": sweep.config.name,
+            "axes": {axis: list(values) for axis, values in sweep.axes.items()},
+            "seeds": sweep.config.seeds,
+            "base": sweep.base.folder if sweep.base else None,
+            "points": [{"dir": p.folder, "values": dict(p.values)} for p in sweep.points],
+        },
+    )
+    write_text(sweep.root / "base.yaml", to_yaml(sweep.base_config))
+    for cell in sweep.cells:
+        for stage in cell.stages:
+            store.link(stage, cell.run_dir)
+
+
+def report(sweep: Sweep) -> None:
+    """Write the report over all cells that are done."""
+    console = Console(highlight=False)
+    command = f"accelerate launch -m pipelines.ablate --config {sweep.root / 'config.yaml'}"
+    out = sweep.root / "report"
+    write_sweep_comparison(
+        sweep.root,
+        out,
+        console=console,
+        commands=[command],
+        config_text=to_yaml(sweep.config) + "\n# base configuration\n" + to_yaml(sweep.base_config),
+    )
+    console.print(f"table, figures and page: {out}", soft_wrap=True)
+
+
+def _pool(sweep: Sweep, n_jobs: int, logs: Path):
+    config, gpus = sweep.config, visible_gpus() if sweep.config.executor == "local" else []
+    here = len(gpus) or os.cpu_count() or 1
+    n_workers = config.n_workers or (here if config.executor == "local" else n_jobs)
+    torch.set_num_threads(1)
+    options = config.executor_options
+    return make_pool(config.executor, max(1, n_workers), logs, gpus=gpus, options=options)
+
+
+if __name__ == "__main__":
+    run_main(
+        main,
+        config_class=SWEEP_CONFIG,
+        flags={"dry_run": "list the cells and what is reused; run nothing"},
+    )
