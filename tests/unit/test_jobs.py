@@ -63,7 +63,7 @@ def test_order_logs_failures_and_persistent_workers(
         Job("killed", die),
         Job("after all", write, (str(tmp_path / "last"),)),
     ]
-    results = run_jobs(jobs, n_workers=1, log_dir=tmp_path / "logs")
+    results = run_jobs(jobs, pool=1, log_dir=tmp_path / "logs")
     told = capsys.readouterr().out
 
     assert [result.name for result in results] == [job.name for job in jobs]
@@ -97,7 +97,7 @@ def test_two_workers_work_at_the_same_time(tmp_path: Path):
         Job("waits", wait_for, (str(tmp_path / "flag"),)),
         Job("raises the flag", write, (str(tmp_path / "flag"),)),
     ]
-    results = run_jobs(jobs, n_workers=2, log_dir=tmp_path)
+    results = run_jobs(jobs, pool=2, log_dir=tmp_path)
     assert results[0].value is True
 
 
