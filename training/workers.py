@@ -291,7 +291,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Append this process's output to a file, whether Python, a library in C or a child writes it."""
+    """Append this process's output to a file, be it of Python, C or a child."""
     log.parent.mkdir(parents=True, exist_ok=True)
     streams = sys.stdout, sys.stderr
     for stream in streams:
