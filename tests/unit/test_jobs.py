@@ -2,49 +2,13 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from job_functions import crash, die, environment, linger, refuse, speak, wait_for, write
 
-from tasks.errors import UserError
-from training.jobs import Job, JobsError, run_jobs
-
-
-def write(path: str, text: str = "") -> int:
-    Path(path).write_text(text)
-    return os.getpid()
-
-
-def wait_for(path: str) -> bool:
-    """Whether the file appears within half a minute."""
-    for _ in range(3000):
-        if Path(path).exists():
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def speak() -> int:
-    sys.stdout.write("said in Python\n")
-    os.system("echo said by a child")
-    sys.stderr.write("said to stderr\n")
-    import torch  # here, so that the other workers start quickly
-
-    return torch.get_num_threads()
-
-
-def refuse() -> None:
-    raise UserError("the moon is full; wait.")
-
-
-def crash() -> None:
-    raise RuntimeError("a defect")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+from training.jobs import Job, JobResult, JobsError, Listener, PrintingListener, run_jobs
+from training.workers import WorkerPool, run_job, visible_gpus
 
 
 def test_order_logs_failures_and_persistent_workers(
@@ -63,7 +27,7 @@ def test_order_logs_failures_and_persistent_workers(
         Job("killed", die),
         Job("after all", write, (str(tmp_path / "last"),)),
     ]
-    results = run_jobs(jobs, n_workers=1, log_dir=tmp_path / "logs")
+    results = run_jobs(jobs, pool=1, log_dir=tmp_path / "logs")
     told = capsys.readouterr().out
 
     assert [result.name for result in results] == [job.name for job in jobs]
@@ -97,17 +61,8 @@ def test_two_workers_work_at_the_same_time(tmp_path: Path):
         Job("waits", wait_for, (str(tmp_path / "flag"),)),
         Job("raises the flag", write, (str(tmp_path / "flag"),)),
     ]
-    results = run_jobs(jobs, n_workers=2, log_dir=tmp_path)
+    results = run_jobs(jobs, pool=2, log_dir=tmp_path)
     assert results[0].value is True
-
-
-def linger(folder: str) -> None:
-    """Say which process this is, work for long, and say if the end was orderly."""
-    write(f"{folder}/started", str(os.getpid()))
-    try:
-        time.sleep(60)
-    finally:
-        write(f"{folder}/cleaned")
 
 
 def linger_as_a_job(folder: str) -> None:
@@ -121,7 +76,6 @@ def test_signals_stop_the_workers(tmp_path: Path, sent: signal.Signals):
     )
     parent.start()
     assert wait_for(f"{tmp_path}/started")
-    time.sleep(0.1)  # the file is there a moment before its content
     worker = int((tmp_path / "started").read_text())
     assert parent.pid is not None
     os.kill(parent.pid, sent)
@@ -147,3 +101,133 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path):
 
 def test_no_jobs_are_no_work(tmp_path: Path):
     assert run_jobs([], 2, tmp_path) == []
+
+
+class Recorder(Listener):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def started(self, name: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.told.append(f"started {name}")
+
+    def ended(self, result: JobResult) -> None:
+        self.told.append(f"{result.status} {result.name}")
+
+    def tick(self) -> None:
+        self.told.append("tick")
+
+    def done(self, results: list[JobResult]) -> None:
+        self.told.append(f"done {len(results)}")
+
+
+class PoolInThisProcess:
+    """Runs one job at a time, in the next `wait`; the one before that ends by its timeout."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.log_dir, self.job, self.waits = log_dir, None, 0
+
+    @property
+    def busy(self) -> bool:
+        return self.job is not None
+
+    def start(self, job: Job) -> bool:
+        if self.job is not None:
+            return False
+        self.job = job
+        return True
+
+    def wait(self, timeout: float | None = None) -> list[JobResult]:
+        assert timeout is not None
+        assert timeout <= 1  # or a display would freeze
+        self.waits += 1
+        if self.waits % 2:
+            return []
+        job, self.job = self.job, None
+        assert job is not None
+        return [run_job(job, self.log_dir / job.name)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.left = True
+
+
+def test_a_listener_hears_everything_from_any_pool(tmp_path: Path):
+    pool, listener = PoolInThisProcess(tmp_path), Recorder()
+    jobs = [Job("a", refuse), Job("b", crash, after=("a",)), Job("c", os.getpid)]
+    results = run_jobs(jobs, pool, listener=listener)
+    assert listener.told == [
+        *("started a", "tick", "failed a", "tick", "skipped b"),
+        *("started c", "tick", "finished c", "tick", "done 3"),
+    ]
+    assert results[2].value == os.getpid()
+    assert [result.log for result in results] == [tmp_path / "a", None, tmp_path / "c"]
+    assert pool.left
+
+
+def test_printing_names_what_failed_and_its_log(capsys: pytest.CaptureFixture[str]):
+    PrintingListener().done(
+        [JobResult("a", "finished"), JobResult("b", "failed", error="lost", log=Path("b.log"))]
+    )
+    assert capsys.readouterr().out.split("\n") == [
+        *("", "failed: b: lost", "        its output: b.log", "")
+    ]
+
+
+def test_a_job_in_this_process_gives_the_output_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    os.system("echo before")
+    assert run_job(Job("a", os.system, ("echo in between",)), tmp_path / "log").value == 0
+    os.system("echo after")
+    assert capfd.readouterr().out == "before\nafter\n"
+    assert (tmp_path / "log").read_text() == "in between\n"
+
+
+def test_waiting_ends_at_the_timeout(tmp_path: Path):
+    with WorkerPool(1, tmp_path) as pool:
+        assert pool.start(Job("a", wait_for, (str(tmp_path / "flag"),)))
+        assert not pool.start(Job("b", write, ("never",)))
+        assert pool.wait(timeout=0.05) == []
+        assert pool.busy
+        write(str(tmp_path / "flag"))
+        (result,) = pool.wait()
+    assert result.value is True
+
+
+def test_each_worker_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    name = "CUDA_VISIBLE_DEVICES"
+    with WorkerPool(3, tmp_path, gpus=("4", "GPU-7")) as pool:
+        for job in ("first", "second", "third"):
+            assert pool.start(Job(job, environment, (name,)))
+        seen = {result.name: result.value for _ in range(3) for result in pool.wait()}
+        assert seen == {"first": "4", "second": "GPU-7", "third": "4"}
+        assert name not in os.environ
+        # A worker that replaces a killed one has that one's GPU.
+        assert pool.start(Job("idle", environment, (name,)))  # keeps the first busy
+        assert pool.start(Job("killed", die))
+        while pool.busy:
+            pool.wait()
+        assert pool.start(Job("a", environment, (name,)))
+        assert pool.start(Job("b", environment, (name,)))
+        assert pool.start(Job("c", environment, (name,)))
+        again = [result.value for _ in range(3) for result in pool.wait()]
+    assert sorted(again) == ["4", "4", "GPU-7"]
+
+
+def test_gpus_are_chosen_from_the_visible_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for value, gpus in {"2, 5": ["2", "5"], "": [], "-1": [], "3,-1,4": ["3"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert visible_gpus() == gpus
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    WorkerPool(1, tmp_path, gpus=("5",))
+    with pytest.raises(JobsError, match="gpus has 0, but CUDA_VISIBLE_DEVICES allows only 2, 5"):
+        WorkerPool(1, tmp_path, gpus=("0", "5"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_gpus() == ["0", "1"]

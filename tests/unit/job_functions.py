@@ -1,0 +1,58 @@
+"""What the jobs of the tests do; a module, so that every kind of worker can import it."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tasks.errors import UserError
+
+
+def write(path: str, text: str = "") -> int:
+    Path(path).write_text(text)
+    return os.getpid()
+
+
+def wait_for(path: str) -> bool:
+    """Whether the file appears within half a minute."""
+    for _ in range(3000):
+        if Path(path).exists():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def speak() -> int:
+    sys.stdout.write("said in Python\n")
+    os.system("echo said by a child")
+    sys.stderr.write("said to stderr\n")
+    import torch  # here, so that the other workers start quickly
+
+    return torch.get_num_threads()
+
+
+def refuse() -> None:
+    raise UserError("the moon is full; wait.")
+
+
+def crash() -> None:
+    raise RuntimeError("a defect")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def linger(folder: str) -> None:
+    """Say which process this is, work for long, and say if the end was orderly."""
+    write(f"{folder}/starting", str(os.getpid()))
+    os.replace(f"{folder}/starting", f"{folder}/started")
+    try:
+        time.sleep(60)
+    finally:
+        write(f"{folder}/cleaned")
