@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from reports.sweeps import FORMAT_VERSION, SWEEP_FILE, write_sweep_comparison
 from rich.console import Console
-from training.executors import make_pool, visible_gpus
 
 from pipelines.cli import SWEEP_CONFIG, run_main
 from pipelines.common import StageError
@@ -24,10 +21,13 @@ from pipelines.plan import DATA_STAGES, Stage
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable
+from reports.sweeps import FORMAT_VERSION, SWEEP_FILE, write_sweep_comparison
 from training.atomic import write_json, write_text
+from training.clusters import make_pool
 from training.config import to_yaml
 from training.jobs import Job, run_jobs
 from training.run_dir import claim_run_dir
+from training.workers import visible_gpus
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,11 @@ def main(config: SweepConfig, file: str, *, dry_run: bool = False) -> None:
         with store.lock(stage):
             stage.run(str(run_dir))
     logs = sweep.root / "logs"
-    with _pool(sweep, len(work.jobs), logs) as pool, table.live():
-        results = run_jobs(work.jobs, pool, logs, listener=table)
+    gpus = visible_gpus() if config.executor == "local" else ()
+    options = config.executor_options
+    pool = make_pool(config.executor, config.n_workers, logs, gpus=gpus, options=options)
+    with table.live():
+        results = run_jobs(work.jobs, pool, listener=table)
     report(sweep)
     failed = [result.name for result in results if result.status != "finished"]
     if failed:
@@ -105,7 +108,7 @@ def what_is_left(sweep: Sweep, store: StageStore) -> Work:
 def _shared_job(stage: Stage, cell: Cell, store: StageStore, shared: dict[str, Job]) -> Job:
     before = {s.name: s.inputs for s in cell.stages}
     after = tuple(shared[before[n]].name for n in stage.after if before[n] in shared)
-    name = f"shared/{stage.name}-{stage.inputs[:6]}"
+    name = f"shared/{stage.module}-{stage.inputs[:6]}/seed_{cell.seed}"
     return Job(name, run_stages, (str(cell.run_dir), [stage], store), after)
 
 
@@ -154,15 +157,6 @@ def report(sweep: Sweep) -> None:
         config_text=to_yaml(sweep.config) + "\n# base configuration\n" + to_yaml(sweep.base_config),
     )
     console.print(f"table, figures and page: {out}", soft_wrap=True)
-
-
-def _pool(sweep: Sweep, n_jobs: int, logs: Path):
-    config, gpus = sweep.config, visible_gpus() if sweep.config.executor == "local" else []
-    here = len(gpus) or os.cpu_count() or 1
-    n_workers = config.n_workers or (here if config.executor == "local" else n_jobs)
-    torch.set_num_threads(1)
-    options = config.executor_options
-    return make_pool(config.executor, max(1, n_workers), logs, gpus=gpus, options=options)
 
 
 if __name__ == "__main__":

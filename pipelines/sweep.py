@@ -56,7 +56,7 @@ class SweepConfig:
             of the base configuration is always among them.
         store: Where stages are kept by the hash of their inputs; sweeps share it.
         executor: Where cells run: local, ray or slurm.
-        n_workers: Cells at once; 0 takes one per core (or GPU), on Slurm one job per cell.
+        n_workers: Jobs at once; 0 takes one per core (or GPU), on a cluster what it has room for.
         executor_options: What the executor is given besides, see docs/running.md.
     """
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pipelines.plan import Stage
 from pipelines.sweep import Cell
-from training.jobs import JobResult
+from training.jobs import JobResult, PrintingListener
 
 REFRESH_SECONDS = 2.0
 STYLES = {"running": "cyan", "failed": "bold red", "skipped": "yellow", "finished": "green"}
@@ -81,14 +81,15 @@ class Row:
         return f"val {max(known):.3f}" if known else ""
 
 
-class SweepTable:
-    """Rows that follow what becomes of their jobs; a listener of `training.jobs.run_jobs`.
+class SweepTable(PrintingListener):
+    """Rows that follow what becomes of their jobs.
 
     On a terminal the whole table is drawn anew every two seconds, elsewhere a line is printed for
     each event.
     """
 
     def __init__(self, rows: Sequence[Row], console: Console) -> None:
+        super().__init__()
         self.rows = {row.name: row for row in rows}
         self.console = console
         self.display: Live | None = None
