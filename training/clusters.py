@@ -8,6 +8,8 @@ import contextlib
 import importlib
 import logging
 import os
+import pickle
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +101,8 @@ class RayPool(InterruptiblePool):
         """Hand a job to Ray; False if there is no room now."""
         if len(self.running) >= self.n_at_once:
             return False
-        reference = self.task.remote(os.getcwd(), job, self._log(job))
+        pickled = self.ray.cloudpickle.dumps(job)
+        reference = self.task.remote(os.getcwd(), sys.path, pickled, self._log(job))
         self.running[reference] = job, time.perf_counter()
         return True
 
@@ -148,7 +151,8 @@ class RayPool(InterruptiblePool):
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            told = f"its Ray task ended without a result ({type(error).__name__}): {error}"
+            cause = getattr(error, "cause", None) or error
+            told = f"its Ray task ended without a result: {type(cause).__name__}: {cause}"
             seconds = time.perf_counter() - clock
             return JobResult(job.name, "failed", seconds, error=told, log=self._log(job))
 
@@ -283,9 +287,11 @@ class _Call:
         return _optional_package("submitit", "slurm").helpers.DelayedSubmission(self)
 
 
-def _run_in(folder: str, job: Job, log: Path) -> JobResult:
-    os.chdir(folder)  # relative paths mean the same as here
-    return run_job(job, log)
+def _run_in(folder: str, path: list[str], pickled: bytes, log: Path) -> JobResult:
+    """Run a job where relative paths and imports mean the same as where it was made."""
+    os.chdir(folder)
+    sys.path += [entry for entry in path if entry not in sys.path]
+    return run_job(pickle.loads(pickled), log)
 
 
 def _optional_package(name: str, executor: str) -> Any:

@@ -53,6 +53,7 @@ def linger(folder: str) -> None:
     write(f"{folder}/starting", str(os.getpid()))
     os.replace(f"{folder}/starting", f"{folder}/started")
     try:
-        time.sleep(60)
+        for _ in range(6000):
+            time.sleep(0.01)  # Ray interrupts between Python's steps, not within one
     finally:
         write(f"{folder}/cleaned")
