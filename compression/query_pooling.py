@@ -59,11 +59,30 @@ class QueryPooling(Compressor):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Map tokens (B, T, D) to latents (B, M, D)."""
-        hidden = self.encoder(tokens, mask)
-        queries = self.latent_queries + self.latent_positions
         pooled = self.pooling(
-            queries.expand(len(tokens), -1, -1),
-            memory=self.pooling.project_memory(hidden),
+            self._queries(len(tokens)),
+            memory=self.pooling.project_memory(self.encoder(tokens, mask)),
             memory_mask=None if bool(mask.all()) else mask,
         )
         return pooled + self.latent_positions
+
+    def attention(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return what the latents attend to, (B, N, H, M, T) for N pooling layers; rows sum to 1.
+
+        The hidden states attended to have seen the whole region themselves: a weight says where a
+        latent reads, not that it learns of that transition alone.
+
+        Args:
+            tokens: As in `forward`.
+            mask: As in `forward`.
+        """
+        x = self._queries(len(tokens))
+        memory = self.pooling.project_memory(self.encoder(tokens, mask))
+        weights = []
+        for block, (keys, values) in zip(self.pooling.blocks, memory, strict=True):
+            weights.append(block.cross.weights(block.cross_norm(x), keys, mask))  # pyright: ignore
+            x = block(x, memory=(keys, values), memory_mask=mask)
+        return torch.stack(weights, dim=1)
+
+    def _queries(self, batch: int) -> Tensor:
+        return (self.latent_queries + self.latent_positions).expand(batch, -1, -1)  # (B, M, D)

@@ -132,3 +132,21 @@ class CrossAttention(nn.Module):
         attend = None if mask is None else mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, memory[0], memory[1], attn_mask=attend)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, width))
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what each step attends to, softmax(q kᵀ / √K) (B, H, T, M); rows sum to one.
+
+        The fused attention of `forward` never holds these weights; this computes them apart, to be
+        looked at.
+
+        Args:
+            x: (B, T, D), as given to `forward`.
+            keys: (B, H, M, K), the first of what `project` returns.
+            mask: (B, M) bool, True = attend.
+        """
+        batch, steps, _ = x.shape
+        q = self.q(x).view(batch, steps, self.n_heads, -1).transpose(1, 2)  # (B, H, T, K)
+        scores = q @ keys.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, H, T, M)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
+        return scores.softmax(-1)

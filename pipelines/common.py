@@ -316,6 +316,23 @@ def policy_of(model: Any, run: Run, temperature: float, **kwargs: Any) -> Policy
     return kind(model, temperature=temperature, device=run.accelerator.device, **kwargs)
 
 
+def last_stage(config: RunConfig) -> str:
+    """Name the stage whose student is evaluated."""
+    return "finetune" if config.finetune.enabled else "distill"
+
+
+def load_student(run: Run) -> tuple[CADStudent, Path]:
+    """Load the student that evaluation uses, and name the directory of its stage.
+
+    Raises:
+        StageError: It is not trained, or damaged.
+    """
+    last = last_stage(run.config)
+    stage_dir = run.seed_dir / run.config.method / last
+    run.require(stage_dir, last, f" seed={run.config.seed} method={run.config.method}")
+    return load_model(CADStudent, stage_dir, run), stage_dir
+
+
 def load_teacher(run: Run) -> tuple[TeacherModel, dict[str, Any]]:
     """Load this seed's teacher, frozen."""
     meta = run.require(run.seed_dir / "teacher", "train_teacher")

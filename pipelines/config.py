@@ -9,6 +9,7 @@ from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.objectives import LossConfig
+from ad.probing import ProbeConfig
 from ad.student import ModelConfig
 from compression.compressor import CompressorConfig
 from compression.reconstruction import ReconstructionConfig
@@ -25,6 +26,8 @@ STUDENTS = ("student", *BASELINES)
 """Methods with a compressor and a decoder."""
 METHODS = ("student", *RAW_CONTEXT, *BASELINES)
 """Methods with training stages of their own."""
+SPEAKING = tuple(method for method in STUDENTS if method != "none")
+"""Methods whose latents say something of a region."""
 REFERENCES = ("random", "optimal")
 """What `pipelines.evaluate` runs besides, without training."""
 
@@ -142,6 +145,19 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class ShipConfig:
+    """Where a trained student is copied to, to be shipped.
+
+    Attributes:
+        folder: Holds a folder per model.
+        name: Of the model's folder; empty for that of the run directory and the method.
+    """
+
+    folder: str = "models"
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a run is made of. See configs/base.yaml for what each section does.
 
@@ -187,6 +203,8 @@ class RunConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    ship: ShipConfig = field(default_factory=ShipConfig)
 
     def __post_init__(self) -> None:
         """Refuse unknown methods."""
@@ -208,5 +226,7 @@ RUN_INDEPENDENT = (
     "collect.n_workers",
     "evaluate",
     "compare",
+    "probe",
+    "ship",
 )
 """Keys that may differ between two uses of one run directory."""

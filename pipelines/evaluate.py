@@ -29,6 +29,7 @@ from pipelines.cli import run_main
 from pipelines.common import (
     Run,
     inputs_hash,
+    last_stage,
     load_model,
     load_teacher,
     open_run,
@@ -114,7 +115,7 @@ def _trained(run: Run) -> dict[str, dict[str, Any]]:
     extra = "" if method == "teacher" else f" method={method}"
     if method in RAW_CONTEXT:
         return {"train": run.require(folder, "train_teacher", extra)}
-    last = _last_stage(run)
+    last = last_stage(run.config)
     run.require(folder / last, last, extra)
     stages = {name: read_meta(folder / name) for name in ("pretrain", "distill", "finetune")}
     return {name: meta for name, meta in stages.items() if meta}
@@ -124,11 +125,7 @@ def _model(run: Run) -> TeacherModel | CADStudent:
     folder = run.seed_dir / run.config.method
     if run.config.method in RAW_CONTEXT:
         return load_model(TeacherModel, folder, run)
-    return load_model(CADStudent, folder / _last_stage(run), run)
-
-
-def _last_stage(run: Run) -> str:
-    return "finetune" if run.config.finetune.enabled else "distill"
+    return load_model(CADStudent, folder / last_stage(run.config), run)
 
 
 def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""Ship a run's student: copy the model that was evaluated to models/<name>/, with a card.
+
+Needs the comparison of the run. Writes config.json, model.safetensors, README.md (what it is, how
+good on which held-out tasks, how to load it) and config.yaml, the configuration that trained it.
+`python -m pipelines.demo --model <folder>` then needs nothing of the run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ad.evaluate import normalized
+from ad.student import CADStudent
+from pipelines.cli import run_main
+from pipelines.common import Run, StageError, check_method, load_student, open_run
+from pipelines.config import STUDENTS, RunConfig
+from tasks.family import Task
+from training.atomic import atomic_dir
+
+COLUMNS = {
+    "normalized_return": "normalised return (IQM)",
+    "ci_low": "95 % from",
+    "ci_high": "to",
+    "seeds": "training seeds",
+    "gap_recovered": "gap recovered",
+    "tasks_solved": "tasks solved",
+    "context_tokens": "context tokens",
+    "compression_ratio": "compression",
+    "train_updates": "updates",
+    "n_parameters": "parameters",
+}
+"""Of the comparison table, with the names the card gives them."""
+
+
+def main(config: RunConfig) -> None:
+    """Run the stage."""
+    check_method(config, STUDENTS, "ship")
+    run = open_run(config, "ship")
+    if not run.accelerator.is_main_process:
+        return
+    student, stage_dir = load_student(run)
+    compared = _comparison_row(run)
+    metrics, returns = _evaluation(run)
+    target = Path(config.ship.folder) / (config.ship.name or f"{run.root.name}-{config.method}")
+    student.to("cpu")
+    student.config.provenance = {
+        **student.config.provenance,
+        "stage": stage_dir.name,
+        "split_settings": _split_settings(run),
+        "test_tasks": [task.params for task in run.tasks("test")],
+    }
+    with atomic_dir(target) as folder:
+        student.save_pretrained(str(folder))
+        (folder / "config.yaml").write_text((run.root / "config.yaml").read_text())
+        card = model_card(run, student, target, compared, metrics, returns)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    run.say(f"shipped {stage_dir / 'model'} to {target}")
+
+
+def _split_settings(run: Run) -> dict[str, Any]:
+    """Arguments with which `tasks.splits.make_split` makes this run's split again."""
+    split = asdict(run.config.split)
+    return {**split, "n_test": None if split["named"] else split["n_test"]}
+
+
+def _comparison_row(run: Run) -> dict[str, str]:
+    path = run.root / "comparison" / "table.csv"
+    rows = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["method"] == run.config.method]
+    if not rows:
+        raise StageError(
+            f"{path} has no row of method={run.config.method}, and the card needs it; run "
+            "`accelerate launch -m pipelines.compare --config ...` with the same run_dir first."
+        )
+    return rows[0]
+
+
+def _evaluation(run: Run) -> tuple[dict[str, Any], np.ndarray]:
+    """Return metrics.json and the returns (tasks, seeds, episodes) of this seed."""
+    folder = run.seed_dir / "evaluate" / run.config.method
+    run.require(folder, "evaluate", f" seed={run.config.seed} method={run.config.method}")
+    returns = np.load(folder / "eval_result.npy", allow_pickle=False)
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), returns
+
+
+def model_card(
+    run: Run,
+    student: CADStudent,
+    target: Path,
+    compared: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    returns: np.ndarray,
+) -> str:
+    """Return the card (README.md) of a shipped student.
+
+    Args:
+        run: It was trained in.
+        student: With the provenance it is shipped with.
+        target: Folder it is shipped to.
+        compared: Its row of the comparison table, all training seeds together.
+        metrics: `metrics.json` of this training seed.
+        returns: (tasks, seeds, episodes) of the same evaluation.
+    """
+    provenance, kwargs = student.config.provenance, run.config.family.kwargs
+    test = run.tasks(metrics["part"])
+    latents, length = student.compressor.n_latents, student.region_len
+    git = f" (code {provenance['git_sha'][:12]})" if provenance.get("git_sha") else ""
+    return f"""---
+library_name: transformers
+license: mit
+tags: [in-context-reinforcement-learning, algorithm-distillation]
+---
+
+# {target.name}
+
+Compressed-Context Algorithm Distillation on `{run.config.family.target}` {kwargs}. With its
+weights frozen this student improves from episode to episode on tasks it has not seen: every
+{length} steps it compresses what it has just lived through into {latents} latents, drops the raw
+steps, and acts on.
+
+- Model of stage `{provenance["stage"]}`, method `{run.config.method}`, training seed
+  {run.config.seed}, {_number(sum(p.numel() for p in student.parameters()))} parameters{git}.
+- Trained by `accelerate launch -m pipelines.run --config {target}/config.yaml`; with another
+  `run_dir` that command makes it anew.
+- Split `{run.split.name}` (identity {run.split.identity[:12]}): {len(run.split.train)} tasks to
+  train on, {len(run.split.validation)} to choose the checkpoint by, {len(run.split.test)} held out.
+
+## Results
+
+All training seeds, from the comparison table of the run; held-out tasks, last
+{metrics["final_episodes"]} of {metrics["n_episodes"]} in-context episodes:
+
+{_comparison(compared)}
+
+This model alone, {metrics["n_evaluation_seeds"]} evaluation seeds, actions
+{"sampled" if metrics["sampled"] else "of highest probability"}:
+
+{_task_table(run, test, returns, metrics["final_episodes"])}
+
+## Use
+
+```bash
+python -m pipelines.demo --model {target}
+```
+
+```python
+from ad.policy import StudentPolicy
+from ad.rollout import rollout
+from ad.student import CADStudent
+from tasks.family import load_family
+
+student = CADStudent.from_pretrained("{target}")
+family = load_family("{run.config.family.target}", {kwargs})
+task = family.tasks()[{test[0].index}]  # {test[0].name}, held out
+print(rollout(StudentPolicy(student), family, [task], n_episodes=40, seed=0).returns)
+```
+
+## Limits
+
+Acts in this family's observation and action spaces and with regions of {length} steps only, and was
+tried on no other family. Good returns on the held-out tasks above say nothing of tasks of another
+kind. In the first region it knows nothing, and single streams may never find the goal.
+"""
+
+
+def _comparison(row: Mapping[str, str]) -> str:
+    shown = {title: row[name] for name, title in COLUMNS.items() if row.get(name)}
+    lines = [list(shown), ["---"] * len(shown), [_number(value) for value in shown.values()]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _task_table(run: Run, tasks: Sequence[Task], returns: np.ndarray, n_final: int) -> str:
+    score = normalized(returns, run.family, tasks)
+    lines = [
+        "| held-out task | first episode | last episodes | normalised | random | optimal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, raw, normal in zip(tasks, returns, score, strict=True):
+        best = run.family.optimal_return(task)
+        cells = [raw[:, 0].mean(), raw[:, -n_final:].mean(), normal[:, -n_final:].mean()]
+        cells += [run.family.random_return(task)]
+        numbers = " | ".join(f"{value:.2f}" for value in cells)
+        lines.append(f"| {task.name} | {numbers} | {'' if best is None else f'{best:g}'} |")
+    mean = f"{score[..., -n_final:].mean():.3f}"
+    return "\n".join([*lines, f"| mean | | | {mean} | | |"])
+
+
+def _number(value: str | int | float) -> str:
+    number = float(value)
+    return f"{number:,.0f}" if number == round(number) else f"{number:.3f}"
+
+
+if __name__ == "__main__":
+    run_main(main)
