@@ -1,7 +1,7 @@
 """Measure what acting costs as the history grows: student, teacher, the whole history kept raw.
 
-Models of this run's sizes act untrained, which costs what trained ones do; nothing needs to be trained
-or collected before. Output: <run_dir>/cost/cost.csv, which `pipelines.compare` draws.
+Models of this run's sizes act untrained, which costs what trained ones do; nothing needs to be
+trained or collected before. Output: <run_dir>/cost/cost.csv, which `pipelines.compare` draws.
 """
 
 from __future__ import annotations

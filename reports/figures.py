@@ -1,7 +1,9 @@
 """The figures of a comparison, each as PDF and PNG with the plotted numbers as CSV beside it.
 
-`learning_curves`, `profiles`, `gap` and `cost` stand in modules of their own. `bars`: final return per method. `tasks`: student,
-teacher and no context, task by task. Colours and shapes come from reports.style.
+`learning_curves`, `profiles`, `gap` and `cost` stand in modules of their own.
+
+`bars`: final return per method. `tasks`: student, teacher and no context, task by task. Colours and
+shapes come from reports.style.
 """
 
 from collections.abc import Sequence

@@ -50,8 +50,8 @@ CAPTIONS = {
     "profiles": (
         "Performance profiles",
         "Share of training seeds and tasks whose normalised final return is at least the value on "
-        "the axis, with the bootstrap band where there are several training seeds. Higher is better "
-        "everywhere; lines that cross are better at different tasks.",
+        "the axis, with the bootstrap band where there are several training seeds. Higher is "
+        "better everywhere; lines that cross are better at different tasks.",
     ),
     "gap": (
         "Gap recovered",
@@ -61,10 +61,10 @@ CAPTIONS = {
     ),
     "cost": (
         "Cost of acting",
-        "Context state of one stream, and processor time per action, against the regions of history "
-        "behind an action: the whole history kept raw, the teacher's fixed window of raw regions, "
-        "and the student's latents. Measured with untrained models of the run's sizes, on which "
-        "costs do not depend; all axes are logarithmic.",
+        "Context state of one stream, and processor time per action, against the regions of "
+        "history behind an action: the whole history kept raw, the teacher's fixed window of raw "
+        "regions, and the student's latents. Measured with untrained models of the run's sizes, on "
+        "which costs do not depend; all axes are logarithmic.",
     ),
     "tasks": ("Task by task", "Final return on each task, averaged over evaluation seeds."),
     "training": (
@@ -72,6 +72,9 @@ CAPTIONS = {
         "Training loss and validation score of every stage; one line per training seed.",
     ),
 }
+
+MAX_NAMED = 3  # versions of one kind that are worth listing
+PIXELS_PER_DOT = 0.6  # shown at one scale, so that letters are of one size in all figures
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -186,6 +189,8 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
 
     def distinct(key: str) -> str:
         values = dict.fromkeys(str(entry[key]) for entry in metrics if entry.get(key) is not None)
+        if len(values) > MAX_NAMED:
+            return f"{len(values)} different"
         return ", ".join(values) or MISSING
 
     days = sorted(str(entry["created"])[:10] for entry in metrics if entry.get("created"))
@@ -252,10 +257,17 @@ def figure(
     title, caption = captions[name]
     data = base64.b64encode(image.read_bytes()).decode("ascii")
     content = (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">\n'
+        f'<figure><img alt="{escape(caption)}" width="{_shown_width(image)}" '
+        f'src="data:image/png;base64,{data}">\n'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n{more}"
     )
     return section(title, content)
+
+
+def _shown_width(image: Path) -> int:
+    with image.open("rb") as file:
+        width = file.read(20)[16:]  # of the header chunk, which comes first
+    return round(PIXELS_PER_DOT * int.from_bytes(width, "big"))
 
 
 def _task_breakdown(methods: Sequence[MethodScores], solved_threshold: float) -> str:

@@ -1,6 +1,6 @@
 """The figure of performance profiles: which share of (training seed, task) reaches which return.
 
-After Agarwal et al. 2021 (arXiv 2108.13264, section 4.2). Read along a line: how the return is spread
+After Agarwal et al. 2021 (arXiv 2108.13264, section 4.2). A line shows how the return is spread
 over seeds and tasks, which one average hides. A line above another at every return is the better
 method throughout; lines that cross are better at different tasks.
 """

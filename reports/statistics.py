@@ -194,8 +194,8 @@ def paired_difference(
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
     """Share of (seed, task) scores that reach each threshold, `(n_thresholds,)`.
 
-    Agarwal et al. (arXiv 2108.13264, section 4.2) count scores above a threshold. Here a score equal
-    to it counts too, so that the profile at the threshold of `tasks_solved` is that very share.
+    Agarwal et al. (arXiv 2108.13264, section 4.2) count scores above a threshold. Here a score
+    equal to it counts too, so that the profile at the threshold of `tasks_solved` is that share.
     """
     return reached(scores, thresholds).mean(axis=(0, 1))
 

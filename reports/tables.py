@@ -73,8 +73,6 @@ RESULT_COLUMNS = {
 }
 DETAIL_COLUMNS = {
     "method": "Method",
-    "return_mean": "Raw return",
-    "first_episode_return": "First episode",
     "goals_found": "Goals found",
     "return_once_found": "Once found",
     "episodes_to_90": "Episodes to 90 %",
@@ -96,6 +94,8 @@ STATISTIC_COLUMNS = {
     "return_normalized_mean": "Mean",
     "return_normalized_median": "Median",
     "optimality_gap": "Optimality gap",
+    "return_mean": "Raw return",
+    "first_episode_return": "First episode",
 }
 DIFFERENCE_COLUMNS = {
     "method": "Method",
@@ -122,7 +122,7 @@ def cell(row: MethodRow | DifferenceRow, column: str) -> str:
     """The string every table shows for one column of a row; "interval" joins both bounds."""
     if column == "interval":
         low, high = row.ci_low, row.ci_high
-        if is_unknown(low) or is_unknown(high):
+        if low is None or high is None or is_unknown(low) or is_unknown(high):
             return MISSING
         return f"[{_number(low, 2)}, {_number(high, 2)}]"
     value = getattr(row, column)
@@ -221,9 +221,11 @@ def difference_notes(rows: Sequence[DifferenceRow]) -> list[str]:
     if not rows:
         return []
     reference = rows[0].reference.removeprefix("student@")
+    if reference in ("student", "teacher"):
+        reference = f"the {reference}"
     lines = [
         f"Every method minus {reference}, paired by training seed and task: mean difference of the "
-        f"final returns. P(improvement): probability that a training seed of the method does better "
+        "final returns. P(improvement): probability that a training seed of the method does better "
         f"on a task than one of {reference}, a tie counting half."
     ]
     alone = [cell(row, "method") for row in rows if row.seeds == 1]
