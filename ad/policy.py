@@ -191,6 +191,16 @@ class ContextPolicy:
             self._close_region(Regions(**{k: self.buffer[k].clone() for k in REGION_FIELDS}))
             self._begin_region()
 
+    @torch.inference_mode()
+    def resume(self, regions: Sequence[Regions]) -> None:
+        """Go on after these completed regions (n, L, ...), oldest first, with an empty region.
+
+        For measuring and debugging: acting is then as after living through them, without having to.
+        """
+        for region in regions:
+            self._close_region(region)
+        self._begin_region()
+
     def _write(self, name: str, values: Tensor) -> None:
         if name not in self.buffer:
             shape = (self.n, self.model.region_len, *values.shape[1:])

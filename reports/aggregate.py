@@ -72,6 +72,17 @@ class MethodRow:
     train_updates: float | None = _column("optimiser updates")
     train_seconds: float | None = _column("seconds of training")
     n_parameters: float | None = _column("number of parameters")
+    return_normalized_mean: float | None = _column("mean normalised final return")
+    return_normalized_median: float | None = _column(
+        "median over training seeds and tasks of the normalised final return"
+    )
+    optimality_gap: float | None = _column(
+        "mean of how far normalised final returns stay below 1, those above it counting as 1"
+    )
+    reconstruction_accuracy: float | None = _column(
+        "share of a region's observations, actions and next observations read back from its latents"
+    )
+    latent_bits: float | None = _column("bits of the latents as they are stored")
 
 
 COPIED = (
@@ -88,6 +99,8 @@ COPIED = (
     "train_updates",
     "train_seconds",
     "n_parameters",
+    "reconstruction_accuracy",
+    "latent_bits",
 )
 
 
@@ -203,6 +216,12 @@ class DifferenceRow:
     probability_of_improvement: float
 
 
+def reference_label(methods: Sequence[MethodScores]) -> str:
+    """What methods are set against: the student, or else the teacher, or else the first."""
+    labels = [method.label for method in methods]
+    return next((name for name in ("student", "teacher") if name in labels), labels[0])
+
+
 def difference_rows(
     methods: Sequence[MethodScores],
     reference: str = "student",
@@ -254,8 +273,11 @@ def _row(
             "normalized_return": statistics.iqm(method.scores),
             "ci_low": low,
             "ci_high": high,
-            "gap_recovered": _gap_recovered(method, methods),
+            "gap_recovered": gap_recovered(method, methods),
             "tasks_solved": (method.scores >= solved_threshold).mean(),
+            "return_normalized_mean": statistics.mean(method.scores),
+            "return_normalized_median": statistics.median(method.scores),
+            "optimality_gap": statistics.optimality_gap(method.scores),
             **_search(method),
             **_pace(method),
         }
@@ -272,26 +294,48 @@ def _mean_number(method: MethodScores, key: str) -> float | int | None:
     return known[0] if len(set(known)) == 1 else float(np.mean(known))
 
 
-def _gap_recovered(method: MethodScores, methods: Sequence[MethodScores]) -> float:
+def gap_recovered(method: MethodScores, methods: Sequence[MethodScores]) -> float:
     """(method - none) / (teacher - none); nan where a reference is missing or the gap is small."""
     none, teacher = _reference(method, methods, "none"), _reference(method, methods, "teacher")
     if none is None or teacher is None:
         return np.nan
-    floor = none.scores.mean()
-    gap = teacher.scores.mean() - floor
-    return float((method.scores.mean() - floor) / gap) if gap >= MIN_GAP else np.nan
+    return _share_of_gap(method.scores.mean(), none.scores.mean(), teacher.scores.mean())
+
+
+def gap_recovered_by_seed(
+    method: MethodScores, methods: Sequence[MethodScores]
+) -> list[tuple[int, float]]:
+    """(training seed, gap recovered) of each seed that method, teacher and no context all have.
+
+    A seed whose own gap is small is left out.
+    """
+    none, teacher = _reference(method, methods, "none"), _reference(method, methods, "teacher")
+    if none is None or teacher is None:
+        return []
+    means = [
+        dict(zip(m.seeds, m.scores.mean(axis=1), strict=True)) for m in (method, none, teacher)
+    ]
+    common = [seed for seed in means[0] if seed in means[1] and seed in means[2]]
+    shares = [(seed, _share_of_gap(*(mean[seed] for mean in means))) for seed in common]
+    return [(seed, share) for seed, share in shares if np.isfinite(share)]
+
+
+def _share_of_gap(level: float, floor: float, ceiling: float) -> float:
+    gap = ceiling - floor
+    return float((level - floor) / gap) if gap >= MIN_GAP else np.nan
 
 
 def _reference(
     method: MethodScores, methods: Sequence[MethodScores], name: str
 ) -> MethodScores | None:
-    """The method called `name` of the same run, or else the only one there is."""
+    """The method called `name` of the same run, or else the only one, or that of a sweep's base."""
     candidates = [other for other in methods if other.method == name]
     runs = {result.run_dir for result in method.results}
     same_run = [
         other for other in candidates if runs & {result.run_dir for result in other.results}
     ]
-    chosen = same_run if len(candidates) > 1 else candidates
+    shared = [other for other in candidates if other.label == name]
+    chosen = (same_run or shared) if len(candidates) > 1 else candidates
     return chosen[0] if len(chosen) == 1 else None
 
 

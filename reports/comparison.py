@@ -1,6 +1,7 @@
 """A whole comparison in one call: results in; tables, figures and the page out."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -8,16 +9,65 @@ from rich.console import Console
 from reports import tables
 from reports.aggregate import (
     SOLVED_THRESHOLD,
+    DifferenceRow,
     MethodRow,
+    MethodScores,
     difference_rows,
     method_rows,
+    reference_label,
     stack_methods,
 )
+from reports.cost import CostRow, draw_cost, load_cost
 from reports.figures import write_figures
 from reports.page import write_page
-from reports.results import load_results, load_source_curves
+from reports.results import EvaluationResult, SourceCurves, load_results, load_source_curves
 from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
-from reports.training_logs import draw_training, load_stage_logs
+from reports.training_logs import StageLog, draw_training, load_stage_logs
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a report is made from, as the result files give it.
+
+    Attributes:
+        results: of all methods.
+        logs: of the training stages.
+        source: the source algorithm's learning curves, if any.
+        cost: what acting costs, if it was measured.
+    """
+
+    results: Sequence[EvaluationResult]
+    logs: Sequence[StageLog] = ()
+    source: SourceCurves | None = None
+    cost: Sequence[CostRow] = ()
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """How a report is made; see `write_comparison`."""
+
+    region_len: int | None = None
+    solved_threshold: float = SOLVED_THRESHOLD
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+    commands: Sequence[str] = ()
+    config_text: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a comparison says, before it is a page.
+
+    Attributes:
+        rows: one per method.
+        notes: the sentences under the table.
+        differences: every method minus one of them.
+        figures: PDF and PNG of each figure, by its name.
+    """
+
+    rows: list[MethodRow]
+    notes: list[str]
+    differences: list[DifferenceRow] = field(default_factory=list)
+    figures: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def write_comparison(
@@ -36,8 +86,8 @@ def write_comparison(
     """Compare the evaluated methods of one or several runs.
 
     Writes table.{csv,md,tex}, differences.csv (every method minus the student, paired), the
-    figures learning_curves, bars, tasks and training as PDF, PNG and CSV, and report.html, which
-    holds it all.
+    figures learning_curves, bars, profiles, gap, tasks, cost and training as PDF, PNG and CSV, and
+    report.html, which holds it all. What the results do not allow is left out.
 
     Args:
         run_dirs: run directories.
@@ -60,35 +110,74 @@ def write_comparison(
     directories = [Path(run_dir) for run_dir in run_dirs]
     seeds = None if seeds is None else list(seeds)
     results = load_results(directories, seeds, folder)
-    logs = load_stage_logs(directories, seeds)
-    source = load_source_curves(directories, results[0].tasks, results[0].part)
-    rows = method_rows(results, solved_threshold=solved_threshold, bootstrap=bootstrap)
-    lines = tables.notes(results, rows, bootstrap)
-    methods = stack_methods(results)
+    material = Material(
+        results,
+        load_stage_logs(directories, seeds),
+        load_source_curves(directories, results[0].tasks, results[0].part),
+        load_cost(directories),
+    )
+    options = ReportOptions(region_len, solved_threshold, bootstrap, commands, config_text)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    tables.write_tables(rows, lines, out_dir)
-    tables.write_differences(difference_rows(methods, bootstrap=bootstrap), out_dir)
+    report = write_tables_and_figures(material, stack_methods(results), out_dir, options)
+    write_report_page(report, results, out_dir, options)
+    if console is not None:
+        tables.print_table(report.rows, report.notes, console)
+    return report.rows
+
+
+def write_tables_and_figures(
+    material: Material, shown: Sequence[MethodScores], out_dir: Path, options: ReportOptions
+) -> Report:
+    """Write everything but the page.
+
+    Args:
+        material: what was read; all of its results are in the tables.
+        shown: the methods that are in the figures.
+        out_dir: an existing directory.
+        options: how it is made.
+    """
+    results, bootstrap = material.results, options.bootstrap
+    rows = method_rows(results, solved_threshold=options.solved_threshold, bootstrap=bootstrap)
+    lines = tables.notes(results, rows, bootstrap)
+    methods = stack_methods(results)
+    differences = difference_rows(methods, reference_label(methods), bootstrap=bootstrap)
+    tables.write_tables(rows, lines, out_dir, differences)
     figures = write_figures(
-        methods,
+        shown,
         out_dir,
-        source=source,
-        region_len=region_len,
-        solved_threshold=solved_threshold,
+        source=material.source,
+        region_len=options.region_len,
+        solved_threshold=options.solved_threshold,
         bootstrap=bootstrap,
     )
-    if logs:
-        figures["training"] = draw_training(logs, out_dir)
+    if material.cost:
+        figures["cost"] = draw_cost(material.cost, out_dir)
+    if material.logs:
+        figures["training"] = draw_training(material.logs, out_dir)
+    return Report(rows, lines, differences, figures)
+
+
+def write_report_page(
+    report: Report,
+    results: Sequence[EvaluationResult],
+    out_dir: Path,
+    options: ReportOptions,
+    *,
+    title: str = "Comparison",
+    lead: Sequence[str] = (),
+) -> None:
+    """Write report.html; `title` and `lead` as in `write_page`."""
     write_page(
-        rows,
+        report.rows,
         results,
-        figures,
-        commands,
-        config_text,
+        report.figures,
+        options.commands,
+        options.config_text,
         out_dir / "report.html",
-        notes=lines,
-        solved_threshold=solved_threshold,
+        notes=report.notes,
+        differences=report.differences,
+        solved_threshold=options.solved_threshold,
+        title=title,
+        lead=lead,
     )
-    if console is not None:
-        tables.print_table(rows, lines, console)
-    return rows

@@ -1,7 +1,9 @@
 """The figures of a comparison, each as PDF and PNG with the plotted numbers as CSV beside it.
 
-`learning_curves` stands in reports.curves. `bars`: final return per method. `tasks`: student,
-teacher and no context, task by task. Colours and shapes come from reports.style.
+`learning_curves`, `profiles`, `gap` and `cost` stand in modules of their own.
+
+`bars`: final return per method. `tasks`: student, teacher and no context, task by task. Colours and
+shapes come from reports.style.
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from reports import statistics, style
 from reports.aggregate import SOLVED_THRESHOLD, MethodScores, is_normalized
 from reports.curves import draw_learning_curves
 from reports.files import write_csv
+from reports.gap import draw_gap
+from reports.profiles import draw_profiles
 from reports.results import SourceCurves
 from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
 
@@ -61,7 +65,9 @@ def write_figures(
     shown = [method for method in methods if method.label in SHOWN_PER_TASK]
     if shown:
         written["tasks"] = draw_tasks(shown, out_dir, solved_threshold=solved_threshold)
-    return written
+    written["profiles"] = draw_profiles(methods, out_dir, bootstrap=bootstrap)
+    written["gap"] = draw_gap(methods, out_dir)
+    return {name: paths for name, paths in written.items() if paths}
 
 
 def draw_bars(

@@ -12,8 +12,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            writer.writerow("" if _is_unknown(value) else value for value in row)
+            writer.writerow("" if is_unknown(value) else value for value in row)
 
 
-def _is_unknown(value: object) -> bool:
+def is_unknown(value: object) -> bool:
+    """Whether a value is None or nan."""
     return value is None or (isinstance(value, float) and math.isnan(value))

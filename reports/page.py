@@ -15,6 +15,7 @@ import numpy as np
 from reports import style
 from reports.aggregate import (
     SOLVED_THRESHOLD,
+    DifferenceRow,
     MethodRow,
     MethodScores,
     column_descriptions,
@@ -23,7 +24,17 @@ from reports.aggregate import (
 )
 from reports.figures import SHOWN_PER_TASK
 from reports.results import EvaluationResult
-from reports.tables import DETAIL_COLUMNS, MISSING, RESULT_COLUMNS, cell, group_of
+from reports.tables import (
+    DETAIL_COLUMNS,
+    DIFFERENCE_COLUMNS,
+    MISSING,
+    RESULT_COLUMNS,
+    STATISTIC_COLUMNS,
+    cell,
+    described_columns,
+    difference_notes,
+    group_of,
+)
 
 CAPTIONS = {
     "learning_curves": (
@@ -36,12 +47,34 @@ CAPTIONS = {
         "Interquartile mean (bar), its interval (thick line), and a circle for each training seed "
         "and task.",
     ),
+    "profiles": (
+        "Performance profiles",
+        "Share of training seeds and tasks whose normalised final return is at least the value on "
+        "the axis, with the bootstrap band where there are several training seeds. Higher is "
+        "better everywhere; lines that cross are better at different tasks.",
+    ),
+    "gap": (
+        "Gap recovered",
+        "Mean final return as a share of the way from no context (0) to the teacher (1): filled "
+        "marker over all training seeds, a circle for each of them. Zeroed and shuffled latents "
+        "should fall back to no context.",
+    ),
+    "cost": (
+        "Cost of acting",
+        "Context state of one stream, and processor time per action, against the regions of "
+        "history behind an action: the whole history kept raw, the teacher's fixed window of raw "
+        "regions, and the student's latents. Measured with untrained models of the run's sizes, on "
+        "which costs do not depend; all axes are logarithmic.",
+    ),
     "tasks": ("Task by task", "Final return on each task, averaged over evaluation seeds."),
     "training": (
         "Training",
         "Training loss and validation score of every stage; one line per training seed.",
     ),
 }
+
+MAX_NAMED = 3  # versions of one kind that are worth listing
+PIXELS_PER_DOT = 0.6  # shown at one scale, so that letters are of one size in all figures
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -95,7 +128,10 @@ def write_page(
     out: str | Path,
     *,
     notes: Sequence[str] = (),
+    differences: Sequence[DifferenceRow] = (),
     solved_threshold: float = SOLVED_THRESHOLD,
+    title: str = "Comparison",
+    lead: Sequence[str] = (),
 ) -> Path:
     """Write the page.
 
@@ -107,25 +143,34 @@ def write_page(
         config_text: the resolved configuration; the section is left out when empty.
         out: the file to write.
         notes: sentences under the table, from `tables.notes`.
+        differences: from `difference_rows`; the section is left out when empty.
         solved_threshold: normalised final return below which a task counts as failed.
+        title: first word or words of the heading.
+        lead: sections, from `section` and `figure`, that come before the results.
 
     Returns:
         `out`.
     """
     methods = stack_methods(results)
-    heading = f"Comparison on {results[0].metrics['family']}, {results[0].part} tasks"
+    heading = f"{title} on {results[0].metrics['family']}, {results[0].part} tasks"
     parts = [
         f"<h1>{escape(heading)}</h1>",
         _facts(results),
-        _section("Results", _method_table(rows, RESULT_COLUMNS) + _notes(notes)),
-        _figure("learning_curves", figures),
-        _figure("bars", figures),
-        _figure("tasks", figures, _task_breakdown(methods, solved_threshold)),
-        _section("Details", _method_table(rows, DETAIL_COLUMNS)),
-        _figure("training", figures),
-        _section("Commands", _pre("\n".join(commands))),
-        _section("Configuration", _pre(config_text.strip())),
-        _section("What the columns mean", _legend()),
+        *lead,
+        section("Results", method_table(rows, RESULT_COLUMNS) + notes_under(notes)),
+        figure("learning_curves", figures),
+        figure("bars", figures),
+        figure("profiles", figures),
+        figure("gap", figures),
+        section("Statistics", method_table(rows, STATISTIC_COLUMNS)),
+        section("Differences", _difference_table(differences)),
+        figure("cost", figures),
+        figure("tasks", figures, _task_breakdown(methods, solved_threshold)),
+        section("Details", method_table(rows, DETAIL_COLUMNS)),
+        figure("training", figures),
+        section("Commands", _pre("\n".join(commands))),
+        section("Configuration", _pre(config_text.strip())),
+        section("What the columns mean", _legend()),
     ]
     out = Path(out)
     page = PAGE.substitute(title=escape(heading), body="\n".join(filter(None, parts)))
@@ -133,7 +178,8 @@ def write_page(
     return out
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A section of the page; nothing without content, which is HTML."""
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
 
 
@@ -143,6 +189,8 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
 
     def distinct(key: str) -> str:
         values = dict.fromkeys(str(entry[key]) for entry in metrics if entry.get(key) is not None)
+        if len(values) > MAX_NAMED:
+            return f"{len(values)} different"
         return ", ".join(values) or MISSING
 
     days = sorted(str(entry["created"])[:10] for entry in metrics if entry.get("created"))
@@ -172,7 +220,8 @@ def _table(header: Sequence[str], groups: Sequence[Sequence[tuple[str, Sequence[
     return "\n".join([*lines, "</table></div>"])
 
 
-def _method_table(rows: Sequence[MethodRow], columns: Mapping[str, str]) -> str:
+def method_table(rows: Sequence[MethodRow | DifferenceRow], columns: Mapping[str, str]) -> str:
+    """Rows as a table, divided into groups of methods."""
     groups = [
         [
             ("ours" if row.method == "student" else "", [cell(row, name) for name in columns])
@@ -183,22 +232,42 @@ def _method_table(rows: Sequence[MethodRow], columns: Mapping[str, str]) -> str:
     return _table(list(columns.values()), groups)
 
 
-def _notes(notes: Sequence[str]) -> str:
+def _difference_table(rows: Sequence[DifferenceRow]) -> str:
+    if not rows:
+        return ""
+    return method_table(rows, DIFFERENCE_COLUMNS) + notes_under(difference_notes(rows))
+
+
+def notes_under(notes: Sequence[str]) -> str:
+    """Sentences under a table, a line each."""
     lines = "<br>\n".join(map(escape, notes))
     return f'\n<p class="notes">{lines}</p>' if lines else ""
 
 
-def _figure(name: str, figures: Mapping[str, Sequence[Path]], more: str = "") -> str:
+def figure(
+    name: str,
+    figures: Mapping[str, Sequence[Path]],
+    more: str = "",
+    captions: Mapping[str, tuple[str, str]] = CAPTIONS,
+) -> str:
+    """The section of a figure: its PNG, its caption, and more HTML; nothing without the figure."""
     image = next((path for path in figures.get(name, ()) if path.suffix == ".png"), None)
     if image is None:
         return ""
-    title, caption = CAPTIONS[name]
+    title, caption = captions[name]
     data = base64.b64encode(image.read_bytes()).decode("ascii")
     content = (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">\n'
+        f'<figure><img alt="{escape(caption)}" width="{_shown_width(image)}" '
+        f'src="data:image/png;base64,{data}">\n'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n{more}"
     )
-    return _section(title, content)
+    return section(title, content)
+
+
+def _shown_width(image: Path) -> int:
+    with image.open("rb") as file:
+        width = file.read(20)[16:]  # of the header chunk, which comes first
+    return round(PIXELS_PER_DOT * int.from_bytes(width, "big"))
 
 
 def _task_breakdown(methods: Sequence[MethodScores], solved_threshold: float) -> str:
@@ -239,7 +308,7 @@ def _legend() -> str:
     described = column_descriptions()
     entries = [
         f"<dt>{escape(title)}</dt><dd>{escape(described[name])}.</dd>"
-        for name, title in (RESULT_COLUMNS | DETAIL_COLUMNS).items()
+        for name, title in described_columns().items()
         if described.get(name)
     ]
     return "<dl>\n" + "\n".join(entries) + "\n</dl>"

@@ -12,7 +12,7 @@ seeds, K in-context episodes.
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class EvaluationResult:
 
     Attributes:
         method: as evaluation named it, e.g. "mean_pooling".
-        label: the method, and "@" and the run's name where several runs are told apart by it.
+        label: the method, and after "@" what it is told apart by: the name of the run where there
+            are several, the settings of a sweep's point (`student@m = 8`).
         run_dir: the run it belongs to.
         training_seed: the n of seed_<n>.
         returns: `(T, V, K)` float64 undiscounted episode returns.
@@ -129,6 +130,11 @@ class SourceCurves:
     returns: NDArray[np.float64]
 
 
+def is_point(label: str) -> bool:
+    """Whether a label is that of a point of a sweep, `student@m = 8`, and not of a run."""
+    return " = " in label.partition("@")[2]
+
+
 def method_rank(method: str) -> tuple[int, str]:
     """Sort key: the order of `METHOD_ORDER`, unknown methods after it by name."""
     known = method in METHOD_ORDER
@@ -156,14 +162,7 @@ def load_results(
     """
     directories = _run_directories(run_dirs)
     wanted = None if seeds is None else set(seeds)
-    results = []
-    for run_dir in directories:
-        for seed, seed_dir in seed_directories(run_dir):
-            if wanted is None or seed in wanted:
-                results += [
-                    _load_result(path, run_dir, seed)
-                    for path in _method_directories(seed_dir / folder)
-                ]
+    results = [result for run_dir in directories for result in load_run(run_dir, wanted, folder)]
     if not results:
         chosen = "" if wanted is None else f" with seed {' or '.join(map(str, sorted(wanted)))}"
         raise ResultsError(
@@ -176,7 +175,7 @@ def load_results(
             f"training seeds {sorted(absent)} were asked for but are not among the evaluated ones, "
             f"{sorted({result.training_seed for result in results})}"
         )
-    _check_comparable(results)
+    check_comparable(results)
     order = {run_dir: position for position, run_dir in enumerate(directories)}
     return sorted(
         _label(results),
@@ -186,6 +185,33 @@ def load_results(
             result.training_seed,
         ),
     )
+
+
+def load_run(
+    run_dir: Path,
+    seeds: Container[int] | None = None,
+    folder: str = "evaluate",
+    *,
+    unfinished: bool = False,
+) -> list[EvaluationResult]:
+    """Read every evaluated method of one run, labelled by its method, unsorted.
+
+    Args:
+        run_dir: the run directory; may hold nothing.
+        seeds: training seeds to read; all that are there when None.
+        folder: where the evaluations are.
+        unfinished: pass over a method whose metrics.json, written last, is not there yet.
+
+    Raises:
+        ResultsError: a file is missing or damaged.
+    """
+    return [
+        _load_result(path, run_dir, seed)
+        for seed, seed_dir in seed_directories(run_dir)
+        if seeds is None or seed in seeds
+        for path in _method_directories(seed_dir / folder)
+        if not unfinished or (path / "metrics.json").is_file()
+    ]
 
 
 def group_by_label(results: Sequence[EvaluationResult]) -> dict[str, list[EvaluationResult]]:
@@ -339,7 +365,7 @@ def _task(entry: dict[str, Any]) -> TaskReference:
     return TaskReference(int(entry["index"]), str(entry["name"]), random_return, optimal_return)
 
 
-def _check_comparable(results: Sequence[EvaluationResult]) -> None:
+def check_comparable(results: Sequence[EvaluationResult]) -> None:
     """Raise unless all results are of the same tasks, evaluated the same way."""
     first = results[0]
     for key in ("split_identity", "split_name", "part", "family"):

@@ -192,9 +192,18 @@ def paired_difference(
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
-    """Share of (seed, task) scores above each threshold, `(n_thresholds,)`."""
-    scores = np.asarray(scores, dtype=np.float64).ravel()
-    return (scores > np.asarray(thresholds, dtype=np.float64)[:, None]).mean(axis=1)
+    """Share of (seed, task) scores that reach each threshold, `(n_thresholds,)`.
+
+    Agarwal et al. (arXiv 2108.13264, section 4.2) count scores above a threshold. Here a score
+    equal to it counts too, so that the profile at the threshold of `tasks_solved` is that share.
+    """
+    return reached(scores, thresholds).mean(axis=(0, 1))
+
+
+def reached(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
+    """1 where a score `(S, T)` is at least the threshold, else 0; `(S, T, n_thresholds)`."""
+    scores = np.asarray(scores, dtype=np.float64)
+    return (scores[..., None] >= np.asarray(thresholds, dtype=np.float64)).astype(np.float64)
 
 
 def running_mean(returns: ArrayLike, window: int) -> Floats:

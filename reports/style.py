@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from reports.results import is_point
+
 BLACK, GREY, LIGHT_GREY = "#000000", "#6E6E6E", "#C8C8C8"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
@@ -94,9 +96,12 @@ TITLES = {
 
 
 def title(label: str) -> str:
-    """The name of a method in figures; "@run" stays."""
-    method, at, run = label.partition("@")
-    return TITLES.get(method, method.replace("_", " ")) + at + run
+    """The name of a method in figures; "@run" stays, a sweep's "student@m = 8" is "m = 8"."""
+    method, at, where = label.partition("@")
+    name = TITLES.get(method, method.replace("_", " "))
+    if is_point(label):
+        return where if method == "student" else f"{name}, {where}"
+    return name + at + where
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:

@@ -4,7 +4,7 @@ Every table shows the same strings for the same rows. What is not known is a das
 empty cell. Nothing is computed here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from itertools import groupby
 from pathlib import Path
@@ -15,14 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.aggregate import DifferenceRow, MethodRow, column_descriptions
-from reports.files import write_csv
-from reports.results import EvaluationResult
+from reports.files import is_unknown, write_csv
+from reports.results import EvaluationResult, is_point
 from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
 
 MISSING = "–"
 TERMINAL_WIDTH = 80
 
-# Groups of methods that a rule divides: ours, full context, other contexts, controls, references.
+# Groups of methods that a rule divides: ours, full context, other contexts, controls, points of a
+# sweep, references.
 GROUPS = {
     "student": 0,
     "teacher": 1,
@@ -30,10 +31,10 @@ GROUPS = {
     "none": 2,
     "student_zeroed": 3,
     "student_shuffled": 3,
-    "random": 4,
-    "optimal": 4,
+    "random": 5,
+    "optimal": 5,
 }
-OTHER_GROUP = 2
+OTHER_GROUP, CONTROL_GROUP, POINT_GROUP = 2, 3, 4
 
 DECIMALS = {
     "compression_ratio": 1,
@@ -52,6 +53,7 @@ COUNTS = {
     "context_bytes",
     "train_updates",
     "n_parameters",
+    "latent_bits",
 }
 
 RESULT_COLUMNS = {
@@ -71,8 +73,6 @@ RESULT_COLUMNS = {
 }
 DETAIL_COLUMNS = {
     "method": "Method",
-    "return_mean": "Raw return",
-    "first_episode_return": "First episode",
     "goals_found": "Goals found",
     "return_once_found": "Once found",
     "episodes_to_90": "Episodes to 90 %",
@@ -83,6 +83,26 @@ DETAIL_COLUMNS = {
     "train_updates": "Updates",
     "train_seconds": "Train s",
     "n_parameters": "Parameters",
+    "reconstruction_accuracy": "Rec. acc.",
+    "latent_bits": "Latent bits",
+}
+STATISTIC_COLUMNS = {
+    "method": "Method",
+    "seeds": "Seeds",
+    "normalized_return": "IQM",
+    "interval": "95 % CI",
+    "return_normalized_mean": "Mean",
+    "return_normalized_median": "Median",
+    "optimality_gap": "Optimality gap",
+    "return_mean": "Raw return",
+    "first_episode_return": "First episode",
+}
+DIFFERENCE_COLUMNS = {
+    "method": "Method",
+    "seeds": "Common seeds",
+    "mean_difference": "Difference",
+    "interval": "95 % CI",
+    "probability_of_improvement": "P(improvement)",
 }
 TERMINAL_COLUMNS = {
     "method": "method",
@@ -98,18 +118,18 @@ TERMINAL_COLUMNS = {
 }
 
 
-def cell(row: MethodRow, column: str) -> str:
+def cell(row: MethodRow | DifferenceRow, column: str) -> str:
     """The string every table shows for one column of a row; "interval" joins both bounds."""
     if column == "interval":
         low, high = row.ci_low, row.ci_high
-        if low is None or high is None:
+        if low is None or high is None or is_unknown(low) or is_unknown(high):
             return MISSING
         return f"[{_number(low, 2)}, {_number(high, 2)}]"
     value = getattr(row, column)
-    if value is None:
+    if is_unknown(value):
         return MISSING
     if isinstance(value, str):
-        return value
+        return value.removeprefix("student@") if is_point(value) else value
     if column in COUNTS and float(value).is_integer():
         return f"{int(value):,}"
     decimals = 1 if column in COUNTS else DECIMALS.get(column, 3)
@@ -117,11 +137,12 @@ def cell(row: MethodRow, column: str) -> str:
 
 
 def _short_cell(row: MethodRow, column: str) -> str:
-    """`cell` where room is short: two decimals, thousands of bytes."""
+    """`cell` where room is short: two decimals, thousands of bytes and bits."""
     value = getattr(row, column, None)
-    if column in ("gap_recovered", "tasks_solved") and value is not None:
+    two = ("gap_recovered", "tasks_solved", "reconstruction_accuracy")
+    if column in two and value is not None:
         return _number(value, 2)
-    if column == "context_bytes" and value is not None and value >= 10_000:
+    if column in ("context_bytes", "latent_bits") and value is not None and value >= 10_000:
         return f"{value / 1000:,.0f}k"
     return cell(row, column)
 
@@ -195,14 +216,42 @@ def _action_note(results: Sequence[EvaluationResult]) -> str:
     return ""
 
 
-def group_of(row: MethodRow) -> int:
+def difference_notes(rows: Sequence[DifferenceRow]) -> list[str]:
+    """What the table of differences shows; nothing where there are none."""
+    if not rows:
+        return []
+    reference = rows[0].reference.removeprefix("student@")
+    if reference in ("student", "teacher"):
+        reference = f"the {reference}"
+    lines = [
+        f"Every method minus {reference}, paired by training seed and task: mean difference of the "
+        "final returns. P(improvement): probability that a training seed of the method does better "
+        f"on a task than one of {reference}, a tie counting half."
+    ]
+    alone = [cell(row, "method") for row in rows if row.seeds == 1]
+    if len(alone) == len(rows):
+        lines.append("One common training seed: no interval can be given.")
+    elif alone:
+        lines.append(f"One common training seed, and so no interval: {', '.join(alone)}.")
+    return lines
+
+
+def group_of(row: MethodRow | DifferenceRow) -> int:
     """The group of methods a row stands in; a rule divides groups."""
-    return GROUPS.get(row.method.split("@")[0], OTHER_GROUP)
+    return label_group(row.method)
 
 
-def terminal_table(rows: Sequence[MethodRow]) -> Table:
+def label_group(label: str) -> int:
+    """The group of a label; the methods of a sweep's points are one, their controls are not."""
+    group = GROUPS.get(label.split("@")[0], OTHER_GROUP)
+    return POINT_GROUP if is_point(label) and group != CONTROL_GROUP else group
+
+
+def terminal_table(
+    rows: Sequence[MethodRow], columns: Mapping[str, str] = TERMINAL_COLUMNS
+) -> Table:
     """The key columns as a rich table that fits 80 columns."""
-    columns = dict(TERMINAL_COLUMNS)
+    columns = dict(columns)
     if all(row.normalized_return is None for row in rows):
         columns = {{"normalized_return": "return_mean"}.get(k, k): v for k, v in columns.items()}
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
@@ -224,9 +273,14 @@ def terminal_table(rows: Sequence[MethodRow]) -> Table:
     return table
 
 
-def print_table(rows: Sequence[MethodRow], lines: Sequence[str], console: Console) -> None:
+def print_table(
+    rows: Sequence[MethodRow],
+    lines: Sequence[str],
+    console: Console,
+    columns: Mapping[str, str] = TERMINAL_COLUMNS,
+) -> None:
     """Print the terminal table and the notes under it."""
-    console.print(terminal_table(rows))
+    console.print(terminal_table(rows, columns))
     width = min(console.width, TERMINAL_WIDTH)
     for line in lines:
         console.print(Text(line), style="dim", width=width)
@@ -238,20 +292,39 @@ def write_differences(rows: Sequence[DifferenceRow], out_dir: Path) -> None:
     write_csv(out_dir / "differences.csv", header, [astuple(row) for row in rows])
 
 
-def write_markdown(rows: Sequence[MethodRow], lines: Sequence[str], path: Path) -> None:
-    """Two tables, results and details, the notes, and what each column means."""
+def write_markdown(
+    rows: Sequence[MethodRow],
+    lines: Sequence[str],
+    path: Path,
+    differences: Sequence[DifferenceRow] = (),
+) -> None:
+    """Tables of results, statistics, differences and details, notes, what each column means."""
     described = column_descriptions()
     parts = ["# Comparison", "", *_markdown_table(rows, RESULT_COLUMNS), ""]
     parts += [line + "  " for line in lines]
-    parts += ["", "## Details", "", *_markdown_table(rows, DETAIL_COLUMNS), ""]
+    parts += ["", "## Statistics", "", *_markdown_table(rows, STATISTIC_COLUMNS), ""]
+    if differences:
+        parts += ["## Differences", "", *_markdown_table(differences, DIFFERENCE_COLUMNS), ""]
+        parts += [line + "  " for line in difference_notes(differences)]
+        parts += [""]
+    parts += ["## Details", "", *_markdown_table(rows, DETAIL_COLUMNS), ""]
     parts += ["## Columns", ""]
-    for column, title in (RESULT_COLUMNS | DETAIL_COLUMNS).items():
+    for column, title in described_columns().items():
         if described.get(column):
             parts.append(f"- **{title}**: {described[column]}.")
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _markdown_table(rows: Sequence[MethodRow], columns: dict[str, str]) -> list[str]:
+def described_columns() -> dict[str, str]:
+    """Every column of the tables of methods that has a description, by its title there."""
+    # Statistics call the return by its estimator; its title among the results is the one to keep.
+    more = {key: title for key, title in STATISTIC_COLUMNS.items() if key not in RESULT_COLUMNS}
+    return RESULT_COLUMNS | more | DETAIL_COLUMNS
+
+
+def _markdown_table(
+    rows: Sequence[MethodRow | DifferenceRow], columns: Mapping[str, str]
+) -> list[str]:
     alignment = [":--" if column == "method" else "--:" for column in columns]
     cells = [[cell(row, column).replace("|", "\\|") for column in columns] for row in rows]
     lines = [list(columns.values()), alignment, *cells]
@@ -283,18 +356,37 @@ def latex_escape(text: str) -> str:
     return text.translate(LATEX_ESCAPES)
 
 
-def write_latex(rows: Sequence[MethodRow], lines: Sequence[str], path: Path) -> None:
-    r"""Two booktabs tables to `\input`, results and details; needs booktabs and graphicx."""
+def write_latex(
+    rows: Sequence[MethodRow],
+    lines: Sequence[str],
+    path: Path,
+    differences: Sequence[DifferenceRow] = (),
+) -> None:
+    r"""Booktabs tables to `\input`, as in `write_markdown`; needs booktabs and graphicx."""
     tables = [
         _latex_table(rows, RESULT_COLUMNS, " ".join(lines), "tab:comparison"),
+        _latex_table(
+            rows,
+            STATISTIC_COLUMNS,
+            "Statistics of the normalised final returns of the same runs.",
+            "tab:comparison-statistics",
+        ),
         _latex_table(rows, DETAIL_COLUMNS, "Details of the same runs.", "tab:comparison-details"),
     ]
+    if differences:
+        caption = " ".join(difference_notes(differences))
+        tables.insert(
+            2, _latex_table(differences, DIFFERENCE_COLUMNS, caption, "tab:comparison-differences")
+        )
     head = "% \\usepackage{booktabs, graphicx}"
     path.write_text("\n\n".join([head, *tables]) + "\n", encoding="utf-8")
 
 
 def _latex_table(
-    rows: Sequence[MethodRow], columns: dict[str, str], caption: str, label: str
+    rows: Sequence[MethodRow | DifferenceRow],
+    columns: Mapping[str, str],
+    caption: str,
+    label: str,
 ) -> str:
     body = []
     for _, group in groupby(rows, key=group_of):
@@ -321,15 +413,22 @@ def _latex_table(
     )
 
 
-def write_tables(rows: Sequence[MethodRow], lines: Sequence[str], out_dir: Path) -> None:
-    """Write table.csv, table.md and table.tex into `out_dir`.
+def write_tables(
+    rows: Sequence[MethodRow],
+    lines: Sequence[str],
+    out_dir: Path,
+    differences: Sequence[DifferenceRow] = (),
+) -> None:
+    """Write table.csv, table.md, table.tex and differences.csv into `out_dir`.
 
     Args:
         rows: one per method.
         lines: the notes under the table.
         out_dir: an existing directory.
+        differences: from `difference_rows`.
     """
     header = [entry.name for entry in fields(MethodRow)]
     write_csv(out_dir / "table.csv", header, [astuple(row) for row in rows])
-    write_markdown(rows, lines, out_dir / "table.md")
-    write_latex(rows, lines, out_dir / "table.tex")
+    write_differences(differences, out_dir)
+    write_markdown(rows, lines, out_dir / "table.md", differences)
+    write_latex(rows, lines, out_dir / "table.tex", differences)

@@ -4,7 +4,7 @@
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +57,18 @@ class StageLog:
 
 
 def load_stage_logs(
-    run_dirs: Iterable[str | Path], seeds: Iterable[int] | None = None
+    run_dirs: Iterable[str | Path],
+    seeds: Iterable[int] | None = None,
+    *,
+    names: Mapping[Path, str] | None = None,
 ) -> list[StageLog]:
     """Read every log there is, by stage, method, and training seed.
+
+    Args:
+        run_dirs: run directories.
+        seeds: training seeds; all when None.
+        names: what to tell the methods of a run apart by; the run's own name where there are
+            several runs and no names, nothing for a run that is not among the names.
 
     Raises:
         ResultsError: a log is damaged.
@@ -68,14 +77,16 @@ def load_stage_logs(
     wanted = None if seeds is None else set(seeds)
     logs = []
     for run_dir in directories:
-        suffix = f"@{run_dir.resolve().name}" if len(directories) > 1 else ""
+        name = run_dir.resolve().name if len(directories) > 1 else ""
+        name = name if names is None else names.get(run_dir, "")
+        suffix = f"@{name}" if name else ""
         for seed, seed_dir in seed_directories(run_dir):
             if wanted is not None and seed not in wanted:
                 continue
             for path in sorted([*seed_dir.glob("*/log.csv"), *seed_dir.glob("*/*/log.csv")]):
                 method, *stage = path.parent.relative_to(seed_dir).parts
-                name = stage[0] if stage else FULL_CONTEXT_STAGE
-                logs.append(StageLog(method + suffix, name, seed, _read_columns(path)))
+                stage_name = stage[0] if stage else FULL_CONTEXT_STAGE
+                logs.append(StageLog(method + suffix, stage_name, seed, _read_columns(path)))
     return sorted(logs, key=lambda log: (_stage_rank(log.stage), method_rank(log.method)))
 
 

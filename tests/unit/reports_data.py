@@ -1,6 +1,7 @@
 """Result directories as evaluation writes them, filled with plausible made-up returns."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -143,3 +144,65 @@ def write_source_curves(run_dir, entries, n_regions=20):
         # Rows that belong to other splits and styles are not the curve.
         writer.writerow([entries[0]["index"], "train", "ppo", 0, 0, 99])
         writer.writerow([entries[0]["index"], "test", "random", 0, 0, 99])
+
+
+def write_sweep(sweep_dir, axes, *, seeds=(0, 1), base=True, level=None, absent=(), **changed):
+    """A sweep whose points hold the student and its controls, its base what all points share.
+
+    Args:
+        sweep_dir: where sweep.json goes.
+        axes: values by key.
+        seeds: training seeds.
+        base: whether there is one.
+        level: function of a point's values to entries of metrics.json that differ; "level" among
+            them is the share of the way from random to optimal of every episode.
+        absent: positions of points that were not evaluated.
+        changed: as in `write_run`.
+    """
+    sweep_dir = Path(sweep_dir)
+    points = []
+    for position, combination in enumerate(itertools.product(*axes.values())):
+        values = dict(zip(axes, combination, strict=True))
+        name = "-".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
+        points.append({"dir": f"cells/{name}", "values": values})
+        if position not in absent:
+            entries = level(values) if level else {}
+            write_point(sweep_dir / "cells" / name, values, seeds, entries, **changed)
+    if base:
+        shared = ("teacher", "none", "random", "optimal")
+        write_run(sweep_dir / "cells" / "base", methods=shared, seeds=seeds, **changed)
+    content = {
+        "format_version": 1,
+        "name": "made_up",
+        "axes": {key: list(values) for key, values in axes.items()},
+        "seeds": list(seeds),
+        "base": "cells/base" if base else None,
+        "points": points,
+    }
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    (sweep_dir / "sweep.json").write_text(json.dumps(content))
+    return sweep_dir
+
+
+def write_point(run_dir, values, seeds, entries, **changed):
+    """One point: its method, and the controls of a student."""
+    method = values.get("method", "student")
+    share = entries.pop("level", None)
+    controls = ("student_zeroed", "student_shuffled") if method == "student" else ()
+    for seed in seeds:
+        more = {}
+        if share is not None:
+            tasks = task_entries(changed.get("n_tasks", 8))
+            n_seeds, n_episodes = (
+                changed.get(key, n) for key, n in (("n_evaluation_seeds", 6), ("n_episodes", 40))
+            )
+            shape = (len(tasks), n_seeds, n_episodes)
+            low, high = (
+                np.array([task[f"{kind}_return"] for task in tasks])[:, None, None]
+                for kind in ("random", "optimal")
+            )
+            at = share + 0.02 * (seed - np.mean(seeds))
+            more["returns"] = np.broadcast_to(low + at * (high - low), shape).astype(np.float32)
+        write_method(run_dir, method, seed, **changed, **entries, **more)
+        for control in controls:
+            write_method(run_dir, control, seed, **changed)

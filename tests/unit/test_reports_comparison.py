@@ -85,7 +85,7 @@ def test_csv_holds_every_column_in_full_and_nothing_invented(tmp_path):
 def test_markdown_rows_have_as_many_cells_as_the_header(tmp_path):
     tables.write_tables([ROW, MethodRow("odd|name")], ["A note."], tmp_path)
     text = (tmp_path / "table.md").read_text()
-    for block in (tables.RESULT_COLUMNS, tables.DETAIL_COLUMNS):
+    for block in (tables.RESULT_COLUMNS, tables.STATISTIC_COLUMNS, tables.DETAIL_COLUMNS):
         header = "| " + " | ".join(block.values()) + " |"
         start = text.splitlines().index(header)
         for line in text.splitlines()[start : start + 4]:
@@ -101,9 +101,12 @@ def test_latex_is_escaped_and_balanced(tmp_path):
     escaped = r"a\&b\#c\$d\{e\}f\textasciitilde{}g\textasciicircum{}h\textbackslash{}i\textless{}j"
     assert escaped in text
     assert r"95 \% of x\_1." in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
-    body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.replace(r"\&", "").count("&") for line in body} == {12}
+    blocks = (tables.RESULT_COLUMNS, tables.STATISTIC_COLUMNS, tables.DETAIL_COLUMNS)
+    found = text.split(r"\begin{tabular}")[1:]
+    assert len(found) == text.count(r"\end{tabular}") == len(blocks)
+    for table, columns in zip(found, blocks, strict=True):
+        body = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert {line.replace(r"\&", "").count("&") for line in body} == {len(columns) - 1}
     assert text.isascii()
 
 
@@ -189,10 +192,13 @@ def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_pa
     assert "student" in console.file.getvalue()
     names = {path.name for path in out.iterdir()}
     plots = {
-        f"{n}.{e}" for n in ("learning_curves", "bars", "tasks") for e in ("pdf", "png", "csv")
+        f"{name}.{suffix}"
+        for name in ("learning_curves", "bars", "profiles", "gap", "tasks")
+        for suffix in ("pdf", "png", "csv")
     }
     assert names == plots | {"table.csv", "table.md", "table.tex", "differences.csv"} | {
         "bars_points.csv",
+        "gap_points.csv",
         "report.html",
     }
     assert (out / "bars.pdf").read_bytes().startswith(b"%PDF")

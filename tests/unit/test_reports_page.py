@@ -75,7 +75,7 @@ seeds, below 0.8): {entries[1]['name']}, {entries[3]['name']}."
     assert "x=<b>" in text
     assert "$dollar & <angle>" in text
     assert "95 % percentile bootstrap" in text
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     assert all(image["alt"] for image in images)
     assert (tmp_path / "out" / "training.csv").is_file()
@@ -89,7 +89,7 @@ def test_page_needs_no_network_and_leaves_out_what_there_is_not(tmp_path):
     assert not re.search(r"https?://|<script|<link|@import", source)
     for absent in ("Commands", "Configuration</h2>", "Task by task", "Training</h2>"):
         assert absent not in source
-    assert len(images) == 2
+    assert len(images) == 3
     assert "One seed: no interval" in text
 
 

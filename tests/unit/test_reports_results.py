@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from reports_data import task_entries, write_method, write_run, write_source_curves
 
-from reports.aggregate import difference_rows, method_rows, stack_methods
+from reports.aggregate import (
+    difference_rows,
+    gap_recovered_by_seed,
+    method_rows,
+    stack_methods,
+)
 from reports.results import METHOD_ORDER, ResultsError, load_results, load_source_curves
 from tasks.errors import UserError
 
@@ -15,7 +20,8 @@ COLUMNS = (
     "context_tokens compression_ratio context_bytes ms_per_action train_targets_per_s "
     "train_peak_mb return_mean goals_found return_once_found episodes_to_90 final_minus_best "
     "first_episode_return action_accuracy_recorded action_accuracy_optimal teacher_kl "
-    "train_updates train_seconds n_parameters"
+    "train_updates train_seconds n_parameters return_normalized_mean return_normalized_median "
+    "optimality_gap reconstruction_accuracy latent_bits"
 )
 
 
@@ -214,6 +220,9 @@ def test_normalized_return_is_the_iqm_of_the_final_episodes(tmp_path):
             cells.append((returns[:, -10:].mean() - low) / (high - low))
     row = row_of(tmp_path, "student")
     assert row.normalized_return == pytest.approx(np.mean(sorted(cells)[6:18]))
+    assert row.return_normalized_mean == pytest.approx(sum(cells) / 24)
+    assert row.return_normalized_median == pytest.approx(sum(sorted(cells)[11:13]) / 2)
+    assert row.optimality_gap == pytest.approx(sum(max(0, 1 - cell) for cell in cells) / 24)
     assert row.tasks_solved == pytest.approx(np.mean(np.array(cells) >= 0.8))
     assert row.ci_low < row.normalized_return < row.ci_high
 
@@ -233,6 +242,19 @@ def test_gap_recovered(tmp_path):
     assert rows["pca"].gap_recovered == pytest.approx(0.25, abs=1e-5)
     assert rows["teacher"].gap_recovered == 1
     assert rows["none"].gap_recovered == 0
+
+
+def test_gap_by_seed_pairs_method_teacher_and_no_context(tmp_path):
+    entries = task_entries(8)
+    levels = {"none": [0.1, 0.2, 0.5], "teacher": [0.9, 0.6, 0.52], "student": [0.5, 0.3, 0.5]}
+    for method, by_seed in levels.items():
+        for seed, level in enumerate(by_seed):
+            write_method(tmp_path, method, seed, returns=constant_returns(entries, level))
+    write_method(tmp_path, "student", 7, returns=constant_returns(entries, 0.4))
+    methods = stack_methods(load_results([tmp_path]))
+    shares = dict(gap_recovered_by_seed(methods[0], methods))
+    # The third seed has no gap of its own, the last no teacher.
+    assert shares == {0: pytest.approx(0.5, abs=1e-4), 1: pytest.approx(0.25, abs=1e-4)}
 
 
 @pytest.mark.parametrize("teacher", [None, 0.14, 0.05])

@@ -114,9 +114,14 @@ def test_paired_difference_removes_what_both_methods_share(scores):
         statistics.paired_difference(scores, scores[:2])
 
 
-def test_performance_profile_counts_scores_above_each_threshold():
-    profile = statistics.performance_profile([[0.0, 0.5], [0.5, 1.0]], [-1.0, 0.0, 0.5, 1.0])
-    np.testing.assert_array_equal(profile, [1.0, 0.75, 0.25, 0.0])
+def test_performance_profile_counts_the_scores_that_reach_each_threshold(scores):
+    profile = statistics.performance_profile([[0.0, 0.5], [0.5, 1.0]], [0.0, 0.1, 0.5, 1.0, 1.1])
+    np.testing.assert_array_equal(profile, [1.0, 0.75, 0.75, 0.25, 0.0])
+    thresholds = np.linspace(0, 1, 11)
+    profile = statistics.performance_profile(scores, thresholds)
+    for threshold, share in zip(thresholds, profile, strict=True):
+        counted = sum(score >= threshold for row in scores for score in row)
+        assert share == counted / scores.size
 
 
 def slow_episodes_to_fraction(returns, fraction, window, final_episodes):

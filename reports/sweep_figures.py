@@ -1,0 +1,492 @@
+"""The figures of a sweep: return against a setting, against bits of context, and as a map of two.
+
+`sweep_<axis>`: the student's return above the accuracy of reconstruction, one line per combination
+of the other settings. `bits`: return against the size of the latents. `heatmap`: two settings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
+
+from reports import statistics, style
+from reports.aggregate import MethodScores, is_normalized
+from reports.files import write_csv
+from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap, Interval
+
+Floats = NDArray[np.float64]
+
+METHOD_AXIS = "method"
+LEVELS = ("teacher", "none")
+DODGE = 0.09  # between lines, so that intervals do not cover each other
+SEED_MARK = {"marker": "o", "ls": "", "ms": 4.5, "mfc": "none", "mew": 0.7, "alpha": 0.8}
+CAPTIONS = {
+    "bits": (
+        "Return against bits of context",
+        "Return of the student against the bits its latents take as they are stored. Left of the "
+        "vertical line, latents could not name the task even if no bit were wasted.",
+    ),
+    "heatmap": (
+        "Both settings at once",
+        "Interquartile mean of the final return, over training seeds and tasks, for every "
+        "combination of values. Hatched: not evaluated.",
+    ),
+}
+
+Value = float | int | bool | str | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting that was varied.
+
+    Attributes:
+        key: its dotted key.
+        stem: the part of the key that tells it from the other axes; names files.
+        name: how it is called in labels.
+        values: in the order of the sweep.
+    """
+
+    key: str
+    stem: str
+    name: str
+    values: tuple[Value, ...]
+
+    def position(self, value: Value) -> int:
+        """Where `value` stands among the values; true is not 1.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        for position, other in enumerate(self.values):
+            if other == value and isinstance(other, bool) == isinstance(value, bool):
+                return position
+        raise ValueError(f"{self.key} = {value!r} is none of {list(self.values)}")
+
+    def setting(self, value: Value) -> str:
+        """The setting as a label, "m = 8"."""
+        return style.title(str(value)) if self.is_method else f"{self.name} = {show(value)}"
+
+    def tick(self, value: Value) -> str:
+        """The value as a label of this axis."""
+        return style.title(str(value)) if self.is_method else show(value)
+
+    @property
+    def is_method(self) -> bool:
+        """Whether the values are methods."""
+        return self.key == METHOD_AXIS
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether a line between two values means anything."""
+        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
+
+
+def show(value: Value) -> str:
+    """A value as YAML writes it, numbers as short as they stay exact."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class PlacedPoint:
+    """A point of the sweep and the scores of what it is there for, None where not evaluated."""
+
+    values: Mapping[str, Value]
+    scores: MethodScores | None
+
+    def number(self, key: str) -> float | None:
+        """Mean over training seeds of a number of metrics.json."""
+        known = list(self.number_by_seed(key).values())
+        return float(np.mean(known)) if known else None
+
+    def number_by_seed(self, key: str) -> dict[int, float]:
+        """A number of metrics.json by training seed, where it is known."""
+        results = self.scores.results if self.scores else ()
+        numbers = {result.training_seed: result.number(key) for result in results}
+        return {seed: float(value) for seed, value in numbers.items() if value is not None}
+
+    @cached_property
+    def center(self) -> float:
+        """Interquartile mean over training seeds and tasks, nan where not evaluated."""
+        return float(statistics.iqm(self.scores.scores)) if self.scores else np.nan
+
+    @cached_property
+    def by_seed(self) -> dict[int, float]:
+        """Interquartile mean over tasks, by training seed."""
+        if self.scores is None:
+            return {}
+        centers = statistics.iqm(self.scores.scores, axis=1)
+        return {seed: float(c) for seed, c in zip(self.scores.seeds, centers, strict=True)}
+
+    def interval(self, bootstrap: Bootstrap) -> Interval:
+        """Interval of `center` over training seeds."""
+        if self.scores is None:
+            return Interval(np.nan, np.nan)
+        return statistics.stratified_bootstrap_interval(self.scores.scores, bootstrap=bootstrap)
+
+
+def draw_sweep(
+    axes: Sequence[Axis],
+    points: Sequence[PlacedPoint],
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+    *,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> dict[str, list[Path]]:
+    """Write every figure the sweep allows.
+
+    Args:
+        axes: what was varied.
+        points: every combination, evaluated or not.
+        methods: all methods; those labelled teacher and none are drawn as levels.
+        out_dir: an existing directory.
+        bootstrap: how intervals are drawn.
+
+    Returns:
+        PDF and PNG of each figure, by its name.
+    """
+    varied = [axis for axis in axes if len(axis.values) > 1]
+    figures = {
+        figure_name(axis): draw_axis(axis, axes, points, methods, out_dir, bootstrap=bootstrap)
+        for axis in varied
+    }
+    if len({bits for point in points if (bits := point.number("latent_bits"))}) > 1:
+        figures["bits"] = draw_bits(axes, points, methods, out_dir, bootstrap=bootstrap)
+    if len(varied) == len(axes) == 2:
+        figures["heatmap"] = draw_heatmap(axes[0], axes[1], points, methods, out_dir)
+    return figures
+
+
+def figure_name(axis: Axis) -> str:
+    """Name of the figure and files of an axis."""
+    return f"sweep_{axis.stem.replace('.', '_')}"
+
+
+def sweep_captions(axes: Sequence[Axis]) -> dict[str, tuple[str, str]]:
+    """Heading and caption of every figure."""
+    others = "; a line for each combination of the other settings" if len(axes) > 1 else ""
+    captions = {
+        figure_name(axis): (
+            f"Return against {axis.key}",
+            "Interquartile mean of the final return over training seeds and tasks, its interval, "
+            f"and a circle for each training seed{others}. Below, where it was measured: the share "
+            "of a region's observations, actions and next observations that can be read back from "
+            "its latents.",
+        )
+        for axis in axes
+    }
+    return captions | CAPTIONS
+
+
+def draw_axis(
+    axis: Axis,
+    axes: Sequence[Axis],
+    points: Sequence[PlacedPoint],
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+    *,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[Path]:
+    """Draw the return against one setting, and reconstruction accuracy below it where known.
+
+    Writes <name>.{pdf,png,csv} and <name>_points.csv, with the name of `figure_name`.
+    """
+    name = figure_name(axis)
+    _write_points(axes, points, out_dir, name, bootstrap)
+    lines = _lines(axis, axes, points)
+    has_accuracy = any(point.number("reconstruction_accuracy") is not None for point in points)
+    width = max(3.2, 0.55 * len(axis.values) + 0.8)
+    with style.new_figure(width, 3.6 if has_accuracy else 2.5) as figure:
+        panels = figure.subplots(
+            1 + has_accuracy,
+            sharex=True,
+            squeeze=False,
+            gridspec_kw={"height_ratios": [2.2, 1][: 1 + has_accuracy], "hspace": 0.12},
+        )[:, 0]
+        for (label, line), look, offset in zip(
+            lines.items(), _line_looks(lines), _offsets(len(lines)), strict=True
+        ):
+            x = [axis.position(point.values[axis.key]) + offset for point in line]
+            _draw_line(panels[0], x, line, look, label, axis.is_ordered, bootstrap)
+            if has_accuracy:
+                _draw_accuracy(panels[1], x, line, look, axis.is_ordered)
+        _draw_levels(panels[0], [] if axis.is_method else methods)
+        panels[0].set_ylabel(_return_name(methods))
+        if has_accuracy:
+            panels[0].tick_params(axis="x", length=0)
+            panels[1].set_ylabel("reconstruction\naccuracy")
+            panels[1].margins(y=0.15)
+        panels[-1].set_xticks(range(len(axis.values)), [axis.tick(v) for v in axis.values])
+        panels[-1].set_xlim(-0.5, len(axis.values) - 0.5)
+        if max(len(axis.tick(value)) for value in axis.values) > 7:
+            panels[-1].tick_params(axis="x", rotation=30)
+            for tick in panels[-1].get_xticklabels():
+                tick.set(ha="right", rotation_mode="anchor")
+        panels[-1].set_xlabel(axis.key + _seed_remark(points))
+        _legend(panels[0])
+        return style.save(figure, out_dir, name)
+
+
+def draw_bits(
+    axes: Sequence[Axis],
+    points: Sequence[PlacedPoint],
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+    *,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[Path]:
+    """Draw the return against the bits of the latents; bits.{pdf,png,csv} are written.
+
+    A vertical line marks `task_bits` of metrics.json, what it takes to name one of the tasks.
+    """
+    known = [point for point in points if point.number("latent_bits")]
+    write_csv(
+        out_dir / "bits.csv",
+        (*(axis.key for axis in axes), "latent_bits", "return", "ci_low", "ci_high"),
+        (
+            (*_shown(axes, p), p.number("latent_bits"), p.center, *p.interval(bootstrap))
+            for p in known
+        ),
+    )
+    axis = _bits_axis(axes, known)
+    lines = _lines(axis, axes, known)
+    with style.new_figure(3.8, 2.5) as figure:
+        panel = figure.subplots()
+        for (label, line), look in zip(lines.items(), _line_looks(lines), strict=True):
+            ordered = sorted(line, key=lambda point: point.number("latent_bits") or 0.0)
+            x = [point.number("latent_bits") or np.nan for point in ordered]
+            _draw_line(panel, x, ordered, look, label, axis.is_ordered, bootstrap)
+        _draw_levels(panel, methods)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        panel.set_xlabel("bits of context, as stored" + _seed_remark(points))
+        panel.set_ylabel(_return_name(methods))
+        floor = next((b for point in known if (b := point.number("task_bits"))), None)
+        if floor:
+            panel.axvline(floor, color=style.BLACK, lw=0.8, ls=(0, (2, 1.5)), zorder=0)
+            panel.annotate(
+                f"task: {floor:.1f} bits",
+                (floor, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=7.5,
+            )
+        _legend(panel)
+        return style.save(figure, out_dir, "bits")
+
+
+def draw_heatmap(
+    down: Axis,
+    across: Axis,
+    points: Sequence[PlacedPoint],
+    methods: Sequence[MethodScores],
+    out_dir: Path,
+) -> list[Path]:
+    """Draw the return of every combination of two settings; heatmap.{pdf,png,csv} are written."""
+    values = np.full((len(down.values), len(across.values)), np.nan)
+    for point in points:
+        cell = down.position(point.values[down.key]), across.position(point.values[across.key])
+        values[cell] = point.center
+    write_csv(
+        out_dir / "heatmap.csv",
+        (down.key, across.key, "return"),
+        (
+            (show(first), show(second), float(values[i, j]))
+            for (i, first), (j, second) in product(enumerate(down.values), enumerate(across.values))
+        ),
+    )
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    width = 1.5 + 0.62 * len(across.values)
+    with style.new_figure(width, 0.9 + 0.4 * len(down.values)) as figure:
+        panel = figure.subplots()
+        image = panel.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            if np.isnan(value):
+                panel.add_patch(
+                    Rectangle(
+                        (j - 0.5, i - 0.5), 1, 1, fc="white", ec=style.GREY, hatch="////", lw=0
+                    )
+                )
+                continue
+            is_dark = value < low + 0.55 * (high - low)
+            text = f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+            panel.text(j, i, text, ha="center", va="center", color="white" if is_dark else "black")
+        panel.set_xticks(range(len(across.values)), [across.tick(v) for v in across.values])
+        panel.set_yticks(range(len(down.values)), [down.tick(v) for v in down.values])
+        panel.set_xlabel(across.key)
+        panel.set_ylabel(down.key)
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=panel, fraction=0.05, pad=0.04)
+        bar.set_label(_return_name(methods))
+        bar.outline.set_visible(False)
+        return style.save(figure, out_dir, "heatmap")
+
+
+def _lines(
+    axis: Axis, axes: Sequence[Axis], points: Sequence[PlacedPoint]
+) -> dict[str, list[PlacedPoint]]:
+    """Points in the order of `axis`, apart by what the other axes say; keys are labels."""
+    others = [other for other in axes if other is not axis]
+    lines: dict[str, list[PlacedPoint]] = {}
+    for point in sorted(points, key=lambda point: axis.position(point.values[axis.key])):
+        label = ", ".join(other.setting(point.values[other.key]) for other in others)
+        lines.setdefault(label or "student", []).append(point)
+
+    def rank(label: str) -> list[int]:
+        return [other.position(lines[label][0].values[other.key]) for other in others]
+
+    return {label: lines[label] for label in sorted(lines, key=rank)}
+
+
+def _bits_axis(axes: Sequence[Axis], points: Sequence[PlacedPoint]) -> Axis:
+    """The first axis along which the bits change while the others stay."""
+    for axis in axes:
+        for line in _lines(axis, axes, points).values():
+            if len({point.number("latent_bits") for point in line}) > 1:
+                return axis
+    return axes[0]
+
+
+def _line_looks(lines: Mapping[str, object]) -> list[style.Look]:
+    if len(lines) == 1:
+        return [style.LOOKS["student"]]
+    looks = style.looks([f"line {i}" for i in range(len(lines))])
+    return list(looks.values())
+
+
+def _offsets(n: int) -> Floats:
+    step = min(DODGE, 0.6 / n)
+    return step * (np.arange(n, dtype=np.float64) - (n - 1) / 2)
+
+
+def _draw_line(
+    panel: Axes,
+    x: Sequence[float],
+    line: Sequence[PlacedPoint],
+    look: style.Look,
+    label: str,
+    connected: bool,
+    bootstrap: Bootstrap,
+) -> None:
+    panel.plot(
+        x,
+        [point.center for point in line],
+        color=look.color,
+        ls=look.dashes if connected else "",
+        lw=look.width,
+        marker=look.marker or "o",
+        ms=5,
+        label=label,
+        zorder=3,
+    )
+    for at, point in zip(x, line, strict=True):
+        interval = point.interval(bootstrap)
+        panel.plot([at, at], interval, color=look.color, lw=1.6, solid_capstyle="butt", zorder=2)
+        seeds = list(point.by_seed.values())
+        panel.plot([at] * len(seeds), seeds, mec=look.color, zorder=4, **SEED_MARK)
+
+
+def _draw_accuracy(
+    panel: Axes, x: Sequence[float], line: Sequence[PlacedPoint], look: style.Look, connected: bool
+) -> None:
+    key = "reconstruction_accuracy"
+    means = [point.number(key) for point in line]
+    panel.plot(
+        x,
+        [np.nan if mean is None else mean for mean in means],
+        color=look.color,
+        ls=look.dashes if connected else "",
+        lw=look.width,
+        marker=look.marker or "o",
+        ms=4,
+    )
+    for at, point in zip(x, line, strict=True):
+        seeds = list(point.number_by_seed(key).values())
+        panel.plot([at] * len(seeds), seeds, mec=look.color, **SEED_MARK)
+
+
+def _draw_levels(panel: Axes, methods: Sequence[MethodScores]) -> None:
+    for method in methods:
+        if method.label in LEVELS:
+            look = style.LOOKS[method.label]
+            level = float(statistics.iqm(method.scores))
+            panel.axhline(
+                level,
+                color=look.color,
+                ls=look.dashes,
+                lw=1,
+                zorder=1,
+                label=style.title(method.label),
+            )
+
+
+def _legend(panel: Axes) -> None:
+    if len(panel.get_legend_handles_labels()[1]) > 1:
+        panel.legend(loc="upper left", bbox_to_anchor=(1.02, 1.03), frameon=False, handlelength=3)
+
+
+def _return_name(methods: Sequence[MethodScores]) -> str:
+    return "normalised return, IQM" if is_normalized(methods) else "return, IQM"
+
+
+def _seed_remark(points: Sequence[PlacedPoint]) -> str:
+    counts = {len(point.by_seed) for point in points if point.scores}
+    return "\n(one training seed: no intervals)" if counts == {1} else ""
+
+
+def _shown(axes: Sequence[Axis], point: PlacedPoint) -> list[str]:
+    return [show(point.values[axis.key]) for axis in axes]
+
+
+def _write_points(
+    axes: Sequence[Axis],
+    points: Sequence[PlacedPoint],
+    out_dir: Path,
+    name: str,
+    bootstrap: Bootstrap,
+) -> None:
+    keys = [axis.key for axis in axes]
+    write_csv(
+        out_dir / f"{name}.csv",
+        (*keys, "return", "ci_low", "ci_high", "reconstruction_accuracy"),
+        (
+            (
+                *_shown(axes, point),
+                point.center,
+                *point.interval(bootstrap),
+                point.number("reconstruction_accuracy"),
+            )
+            for point in points
+        ),
+    )
+    write_csv(
+        out_dir / f"{name}_points.csv",
+        (*keys, "training_seed", "return", "reconstruction_accuracy"),
+        (
+            (
+                *_shown(axes, point),
+                seed,
+                center,
+                point.number_by_seed("reconstruction_accuracy").get(seed),
+            )
+            for point in points
+            for seed, center in point.by_seed.items()
+        ),
+    )
