@@ -21,7 +21,8 @@ from pipelines.plan import DATA_STAGES, Stage
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable
-from reports.sweeps import FORMAT_VERSION, SWEEP_FILE, write_sweep_comparison
+from reports.statistics import Bootstrap
+from reports.sweeps import FORMAT_VERSION, write_sweep_comparison
 from training.atomic import write_json, write_text
 from training.clusters import make_pool
 from training.config import to_yaml
@@ -128,7 +129,7 @@ def prepare(sweep: Sweep, store: StageStore) -> None:
     ignored = ("executor", "n_workers", "executor_options", "reuse", "store", "run_dir", "seeds")
     claim_run_dir(sweep.root, sweep.config, ignored)
     write_json(
-        sweep.root / SWEEP_FILE,
+        sweep.root / "sweep.json",
         {
             "format_version": FORMAT_VERSION,
             "name": sweep.config.name,
@@ -152,6 +153,9 @@ def report(sweep: Sweep) -> None:
     write_sweep_comparison(
         sweep.root,
         out,
+        region_len=sweep.base_config.region_len,
+        solved_threshold=sweep.base_config.compare.solved_threshold,
+        bootstrap=Bootstrap(whole_seeds=True),  # as pipelines.compare draws them, and why
         console=console,
         commands=[command],
         config_text=to_yaml(sweep.config) + "\n# base configuration\n" + to_yaml(sweep.base_config),

@@ -21,6 +21,7 @@ from pipelines.sweep import Cell
 from training.jobs import JobResult, PrintingListener
 
 REFRESH_SECONDS = 2.0
+MAX_NAME_WIDTH = 44  # so that the table fits 80 columns
 STYLES = {"running": "cyan", "failed": "bold red", "skipped": "yellow", "finished": "green"}
 
 
@@ -135,7 +136,8 @@ class SweepTable(PrintingListener):
     def table(self, *, plan_only: bool = False) -> Table:
         """The rows as a table that fits 80 columns."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        table.add_column("cell", overflow="fold")
+        longest = max(map(len, self.rows), default=0)
+        table.add_column("cell", overflow="fold", min_width=min(longest, MAX_NAME_WIDTH))
         columns = ("to run", "reused") if plan_only else ("state", "elapsed", "ETA", "return")
         for column in columns:
             table.add_column(column, justify="left" if column in ("state", "to run") else "right")

@@ -293,8 +293,8 @@ def load_sweep_results(
         found += [replace(result, label=result.method + suffix) for result in own]
     if not found:
         raise ResultsError(
-            f"no point of the sweep {sweep.name} has been evaluated: expected its {len(sweep.points)} "
-            f"points to hold seed_<n>/{folder}/<method>/; run the sweep first"
+            f"no point of the sweep {sweep.name} has been evaluated: expected its "
+            f"{len(sweep.points)} points to hold seed_<n>/{folder}/<method>/; run the sweep first"
         )
     taken = {(result.label, result.training_seed) for result in found}
     for result in shared:

@@ -1,0 +1,106 @@
+"""A sweep through its command line: what cells share, what a failed one stops, what runs again."""
+
+import csv
+import json
+from importlib import import_module
+
+import pytest
+from test_stages import CONFIG
+
+from pipelines.cli import SWEEP_CONFIG, run_main
+
+pytestmark = pytest.mark.slow
+
+SWEEP = """
+config: base.yaml
+first_stage: pretrain_compressor
+n_workers: 1
+store: store
+run_dir: sweep
+grid:
+  compressor.n_latents: [1, 2]
+  finetune.loss.alpha: [0.5, 1.0e+39]
+"""
+
+
+def ablate(*overrides, name="sweep.yaml"):
+    main = import_module("pipelines.ablate").main
+    flags = {"dry_run": ""}
+    run_main(main, ["--config", name, *overrides], config_class=SWEEP_CONFIG, flags=flags)
+
+
+def failing(capsys, *overrides):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        ablate(*overrides)
+    assert ended.value.code == 2
+    return capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "base.yaml").write_text(CONFIG + "run_dir: run\n")
+    (folder / "sweep.yaml").write_text(SWEEP)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+
+
+def test_a_dry_run_lists_cells_and_writes_nothing(workplace, capsys):
+    ablate("--dry-run")
+    shown = capsys.readouterr().out
+    assert "nothing is run" in shown
+    assert "n_latents=1,alpha=0.5/seed_0" in shown.replace("\n", "")
+    assert {path.name for path in workplace.iterdir()} == {"base.yaml", "sweep.yaml"}
+
+
+def test_cells_share_stages_and_a_failed_one_stops_no_other(workplace, capsys):
+    told = failing(capsys)
+    assert "2 of 10 jobs did not finish" in told.err
+    for name in ("n_latents=1,alpha=1e+39/seed_0", "n_latents=2,alpha=1e+39"):
+        assert name in told.err
+    assert "diverged" in told.out
+    finetuned = sorted((workplace / "sweep/cells").glob("*/seed_0/student/finetune/meta.json"))
+    assert [path.parts[-5] for path in finetuned] == [
+        "n_latents=1,alpha=0.5",
+        "n_latents=2,alpha=0.5",
+    ]
+    stages = [path.name for path in (workplace / "store").iterdir()]
+    for stage, n in (("teacher-train", 1), ("student-pretrain", 2), ("student-distill", 2)):
+        assert len([name for name in stages if f"seed_0-{stage}" in name]) == n
+    with (workplace / "sweep/report/sweep.csv").open() as table:
+        returns = [row["normalized_return"] for row in csv.DictReader(table)]
+    assert [value != "" for value in returns].count(True) == 2
+    assert (workplace / "sweep/report/report.html").is_file()
+
+
+def test_run_again_only_what_is_missing_runs(workplace, capsys):
+    done = {p: p.stat().st_mtime_ns for p in (workplace / "store").glob("*/meta.json")}
+    assert done
+    told = failing(capsys)
+    assert "2 of 2 jobs did not finish" in told.err
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_another_sweep_finds_what_is_there(workplace, capsys):
+    ablate("--dry-run", "run_dir=other", "controls=[]", "grid={compressor.n_latents: [2]}")
+    shown = capsys.readouterr().out
+    assert "distill" not in shown
+    assert json.loads((workplace / "sweep/sweep.json").read_text())["base"] == "cells/base"
+
+
+def test_a_directory_of_another_sweep_is_refused(workplace, capsys):
+    told = failing(capsys, "grid={compressor.n_latents: [2]}")
+    assert "sweep belongs to a run with grid" in told.err
+
+
+def test_a_sweep_may_be_compared_again(workplace, capsys):
+    compare = import_module("pipelines.compare")
+    page = workplace / "sweep/report/report.html"
+    page.unlink()
+    run_main(compare.main, ["--config", "sweep.yaml"], config_class=compare.kind_of)
+    assert page.is_file()
