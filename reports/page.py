@@ -4,6 +4,7 @@ Images are inlined, there are no scripts, and what a colour says is said in word
 """
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -195,7 +196,7 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
 
     days = sorted(str(entry["created"])[:10] for entry in metrics if entry.get("created"))
     facts = {
-        "Runs": ", ".join(dict.fromkeys(str(result.run_dir) for result in results)),
+        "Runs": _runs(list(dict.fromkeys(str(result.run_dir) for result in results))),
         "Training seeds": ", ".join(map(str, sorted({r.training_seed for r in results}))),
         "Split": str(metrics[0]["split_identity"])[:16],
         "Git commit": distinct("git_sha"),
@@ -204,6 +205,12 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
     }
     text = " · ".join(f"{escape(name)}: {escape(value)}" for name, value in facts.items())
     return f'<p class="facts">{text}</p>'
+
+
+def _runs(names: Sequence[str]) -> str:
+    if len(names) <= MAX_NAMED:
+        return ", ".join(names)
+    return f"{len(names)} under {os.path.commonpath(names)}"
 
 
 def _table(header: Sequence[str], groups: Sequence[Sequence[tuple[str, Sequence[str]]]]) -> str:
