@@ -371,7 +371,7 @@ def _bits_axis(axes: Sequence[Axis], points: Sequence[PlacedPoint]) -> Axis:
     """The first axis along which the bits change while the others stay."""
     for axis in axes:
         for line in _lines(axis, axes, points).values():
-            if len({point.number("latent_bits") for point in line}) > 1:
+            if len({bits for point in line if (bits := point.number("latent_bits"))}) > 1:
                 return axis
     return axes[0]
 
