@@ -64,8 +64,8 @@ CAPTIONS = {
         "Cost of acting",
         "Context state of one stream, and processor time per action, against the regions of "
         "history behind an action: the whole history kept raw, the teacher's fixed window of raw "
-        "regions, and the student's latents. Measured with untrained models of the run's sizes, on "
-        "which costs do not depend; all axes are logarithmic.",
+        "regions, and the student's latents. Measured with untrained models of the run's sizes, as "
+        "weights change no cost; all axes are logarithmic.",
     ),
     "tasks": ("Task by task", "Final return on each task, averaged over evaluation seeds."),
     "training": (
@@ -91,7 +91,7 @@ h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #bbb; }
 .facts, figcaption, .notes { color: #444; font-size: 0.87rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.15rem 0.55rem; text-align: right; white-space: nowrap; }
+th, td { padding: 0.15rem 0.4rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { border-bottom: 1.5px solid #111; vertical-align: bottom; white-space: normal; }
 tbody + tbody tr:first-child td { border-top: 1px solid #bbb; }

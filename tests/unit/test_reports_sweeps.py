@@ -23,6 +23,7 @@ from reports.sweeps import (
     place_points,
     shortest_stem,
     write_sweep_comparison,
+    write_sweep_csv,
 )
 from reports.tables import label_group
 
@@ -94,12 +95,6 @@ def grid_report(tmp_path_factory):
     sweep = write_grid(tmp_path_factory.mktemp("grid") / "sweep")
     write_log(sweep / "cells" / "gamma=0-n_latents=1", 0, "student/distill", LOG)
     return report(sweep)
-
-
-@pytest.fixture(scope="module")
-def latents_report(tmp_path_factory):
-    """The same for the sweep of latents."""
-    return report(write_latents(tmp_path_factory.mktemp("latents") / "sweep"))
 
 
 # --- reading and naming ---
@@ -248,9 +243,11 @@ def test_a_point_with_a_teacher_of_its_own_is_set_against_it(latents):
 # --- tables ---
 
 
-def test_sweep_csv_holds_a_row_per_point(latents_report):
-    rows, out, _ = latents_report
-    table = read_csv(out / "sweep.csv")
+def test_sweep_csv_holds_a_row_per_point(latents):
+    rows, sweep = rows_of(latents), load_sweep(latents)
+    placed = place_points(sweep, stack_methods(load_sweep_results(sweep)[0]))
+    write_sweep_csv(sweep, placed, list(rows.values()), latents / "sweep.csv")
+    table = read_csv(latents / "sweep.csv")
     assert list(table[0]) == [
         LATENTS,
         *["seeds", "normalized_return", "ci_low", "ci_high", "gap_recovered", "tasks_solved"],
@@ -275,11 +272,13 @@ def test_terminal_table_fits_80_columns_without_controls_of_points(grid_report):
 
 
 def test_one_seed_has_no_intervals(tmp_path):
-    _, out, printed = report(write_latents(tmp_path / "sweep", seeds=(3,)))
-    assert {row["ci_low"] for row in read_csv(out / "sweep.csv")} == {""}
-    assert {row["ci_high"] for row in read_csv(out / "sweep_n_latents.csv")} == {""}
-    assert {row["ci_low"] for row in read_csv(out / "profiles.csv")} == {""}
-    assert "One seed: no interval" in printed
+    sweep = write_latents(tmp_path / "sweep", seeds=(3,))
+    assert {(row.ci_low, row.ci_high) for row in rows_of(sweep).values()} == {(None, None)}
+    out = drawn(sweep)
+    for name in ("sweep_n_latents", "bits"):
+        assert {(row["ci_low"], row["ci_high"]) for row in read_csv(out / f"{name}.csv")} == {
+            ("", "")
+        }
 
 
 # --- figures ---
