@@ -100,7 +100,7 @@ figure { margin: 1rem 0; break-inside: avoid; }
 figure img { max-width: 100%; height: auto; }
 pre { background: #f4f4f4; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; }
 dl { font-size: 0.85rem; columns: 2 22rem; }
-dt { font-weight: bold; }
+dt { font-weight: bold; break-after: avoid; }
 dd { margin: 0 0 0.3rem 0; break-inside: avoid; }
 @page { margin: 14mm; }
 @media print {
