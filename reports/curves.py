@@ -6,6 +6,7 @@ Shape letters: S training seeds, T' tasks with references, K in-context episodes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from reports import statistics, style
 from reports.aggregate import MethodScores, is_normalized
 from reports.files import write_csv
-from reports.results import SourceCurves
+from reports.results import SourceCurves, is_point
 from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
 from reports.style import Look
 
@@ -90,11 +91,7 @@ def draw_learning_curves(
         grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
         figure.subplots_adjust(wspace=0.85, hspace=0.4)
         all_looks = style.looks(list(curves))
-        for position, axes in enumerate(grid.flat):
-            if position >= len(panels):
-                axes.set_visible(False)
-                continue
-            panel = panels[position]
+        for position, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
             shown = [*levels, *(source_curves if position == 0 else [])]
             axes.set_title(panel.name)
             axes.set_ylim(*_limits([*curves.values(), *source_curves, *levels]))
@@ -102,7 +99,7 @@ def draw_learning_curves(
         for axes in grid[:, 0]:
             axes.set_ylabel("normalised return, IQM" if is_normalized(methods) else "return, IQM")
         one_seed = all(np.isnan(curve.low).all() for curve in curves.values())
-        for axes in grid[-1]:
+        for axes in place_panels(grid, len(panels)):
             axes.set_xlabel(
                 "in-context episode" + ("\n(one training seed: no bands)" if one_seed else "")
             )
@@ -161,17 +158,39 @@ def source_levels(
 
 
 def arrange(labels: Sequence[str]) -> list[Panel]:
-    """One panel for few; else full context and controls apart, the student in every panel."""
+    """One panel for few; else full context and controls apart, the student in every panel.
+
+    The points of a sweep come after the methods they share.
+    """
     if len(labels) <= MAX_CURVES:
         return [Panel("", tuple(labels))]
-    full = tuple(label for label in labels if label in FULL_CONTEXT)
-    others = [label for label in labels if label not in FULL_CONTEXT]
+    points = [label for label in labels if is_point(label)]
+    shared = [label for label in labels if not is_point(label)]
     student = tuple(label for label in labels if label == "student")
+    full = tuple(label for label in shared if label in FULL_CONTEXT)
+    others = [label for label in shared if label not in FULL_CONTEXT]
+    if points and len(shared) <= MAX_CURVES:
+        panels = [Panel("shared methods", tuple(shared))] if shared else []
+        return panels + _chunks("settings", (), points)
     panels = [Panel("full context and controls", full)] if len(full) > len(student) else []
-    n_others = MAX_CURVES - len(student)
-    for start in range(0, len(others), n_others):
-        panels.append(Panel("other contexts", (*student, *others[start : start + n_others])))
-    return panels
+    return panels + _chunks("other contexts", student, others) + _chunks("settings", (), points)
+
+
+def _chunks(name: str, first: tuple[str, ...], labels: Sequence[str]) -> list[Panel]:
+    """Panels that share the first labels and divide the others."""
+    size = MAX_CURVES - len(first)
+    starts = range(0, len(labels), size)
+    return [Panel(name, (*first, *labels[start : start + size])) for start in starts]
+
+
+def place_panels(grid: NDArray[Any], n_panels: int) -> list[Axes]:
+    """Hide the axes of a grid that no panel needs; return the lowest shown of each column."""
+    for axes in grid.flat[n_panels:]:
+        axes.set_visible(False)
+    lowest = [[axes for axes in column if axes.get_visible()][-1] for column in grid.T]
+    for axes in lowest:
+        axes.tick_params(labelbottom=True)  # off where axes below share the scale
+    return lowest
 
 
 def _constant(label: str, level: float, n_episodes: int) -> Curve:

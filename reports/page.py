@@ -4,6 +4,7 @@ Images are inlined, there are no scripts, and what a colour says is said in word
 """
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -63,8 +64,8 @@ CAPTIONS = {
         "Cost of acting",
         "Context state of one stream, and processor time per action, against the regions of "
         "history behind an action: the whole history kept raw, the teacher's fixed window of raw "
-        "regions, and the student's latents. Measured with untrained models of the run's sizes, on "
-        "which costs do not depend; all axes are logarithmic.",
+        "regions, and the student's latents. Measured with untrained models of the run's sizes, as "
+        "weights change no cost; all axes are logarithmic.",
     ),
     "tasks": ("Task by task", "Final return on each task, averaged over evaluation seeds."),
     "training": (
@@ -90,7 +91,7 @@ h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #bbb; }
 .facts, figcaption, .notes { color: #444; font-size: 0.87rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.15rem 0.55rem; text-align: right; white-space: nowrap; }
+th, td { padding: 0.15rem 0.4rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { border-bottom: 1.5px solid #111; vertical-align: bottom; white-space: normal; }
 tbody + tbody tr:first-child td { border-top: 1px solid #bbb; }
@@ -99,7 +100,7 @@ figure { margin: 1rem 0; break-inside: avoid; }
 figure img { max-width: 100%; height: auto; }
 pre { background: #f4f4f4; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; }
 dl { font-size: 0.85rem; columns: 2 22rem; }
-dt { font-weight: bold; }
+dt { font-weight: bold; break-after: avoid; }
 dd { margin: 0 0 0.3rem 0; break-inside: avoid; }
 @page { margin: 14mm; }
 @media print {
@@ -195,7 +196,7 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
 
     days = sorted(str(entry["created"])[:10] for entry in metrics if entry.get("created"))
     facts = {
-        "Runs": ", ".join(dict.fromkeys(str(result.run_dir) for result in results)),
+        "Runs": _runs(list(dict.fromkeys(str(result.run_dir) for result in results))),
         "Training seeds": ", ".join(map(str, sorted({r.training_seed for r in results}))),
         "Split": str(metrics[0]["split_identity"])[:16],
         "Git commit": distinct("git_sha"),
@@ -204,6 +205,12 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
     }
     text = " · ".join(f"{escape(name)}: {escape(value)}" for name, value in facts.items())
     return f'<p class="facts">{text}</p>'
+
+
+def _runs(names: Sequence[str]) -> str:
+    if len(names) <= MAX_NAMED:
+        return ", ".join(names)
+    return f"{len(names)} under {os.path.commonpath(names)}"
 
 
 def _table(header: Sequence[str], groups: Sequence[Sequence[tuple[str, Sequence[str]]]]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reports import statistics, style
 from reports.aggregate import MethodScores, is_normalized
-from reports.curves import REFERENCES, arrange
+from reports.curves import REFERENCES, arrange, place_panels
 from reports.files import write_csv
 from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
 
@@ -81,11 +81,9 @@ def draw_profiles(
         for axes, panel in zip(grid.flat, panels, strict=False):
             axes.set_title(panel.name)
             _draw_panel(axes, [profiles[label] for label in panel.labels], looks)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("share of seeds and tasks\nthat reach it")
-        for axes in grid[-1]:
+        for axes in place_panels(grid, len(panels)):
             axes.set_xlabel("normalised final return")
         return style.save(figure, out_dir, NAME)
 

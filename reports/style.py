@@ -73,7 +73,7 @@ SPARE_LOOKS = tuple(
     Look(color, SPARE_DASHES[(turn + position) % len(SPARE_DASHES)], marker)
     for turn in range(len(SPARE_DASHES))
     for position, (color, marker) in enumerate(
-        zip((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK), "*hHX8d1", strict=True)
+        zip((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK), "*Xdh1+2", strict=True)
     )
 )
 

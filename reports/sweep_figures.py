@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from reports import statistics, style
@@ -25,8 +27,18 @@ Floats = NDArray[np.float64]
 
 METHOD_AXIS = "method"
 LEVELS = ("teacher", "none")
-DODGE = 0.09  # between lines, so that intervals do not cover each other
-SEED_MARK = {"marker": "o", "ls": "", "ms": 4.5, "mfc": "none", "mew": 0.7, "alpha": 0.8}
+DODGE = 0.14  # between lines, so that intervals do not cover each other
+SEED_MARK: dict[str, Any] = {"marker": "o", "ls": "", "ms": 2.8, "mfc": "none", "mew": 0.7}
+SEED_SHIFT = 5.5  # points to the right of the marker, which would cover them
+LINE_LOOKS = tuple(
+    style.Look(color, dashes, marker)
+    for color, dashes, marker in zip(
+        (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.BLACK),
+        ("-", (0, (4, 1)), (0, (6, 1, 1, 1)), (0, (1, 1)), (0, (2, 1)), "-"),
+        "osD^vP",
+        strict=True,
+    )
+)
 CAPTIONS = {
     "bits": (
         "Return against bits of context",
@@ -222,7 +234,7 @@ def draw_axis(
             if has_accuracy:
                 _draw_accuracy(panels[1], x, line, look, axis.is_ordered)
         _draw_levels(panels[0], [] if axis.is_method else methods)
-        panels[0].set_ylabel(_return_name(methods))
+        _frame(panels[0], methods)
         if has_accuracy:
             panels[0].tick_params(axis="x", length=0)
             panels[1].set_ylabel("reconstruction\naccuracy")
@@ -273,7 +285,7 @@ def draw_bits(
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         panel.set_xlabel("bits of context, as stored" + _seed_remark(points))
-        panel.set_ylabel(_return_name(methods))
+        _frame(panel, methods)
         floor = next((b for point in known if (b := point.number("task_bits"))), None)
         if floor:
             panel.axvline(floor, color=style.BLACK, lw=0.8, ls=(0, (2, 1.5)), zorder=0)
@@ -359,7 +371,7 @@ def _bits_axis(axes: Sequence[Axis], points: Sequence[PlacedPoint]) -> Axis:
     """The first axis along which the bits change while the others stay."""
     for axis in axes:
         for line in _lines(axis, axes, points).values():
-            if len({point.number("latent_bits") for point in line}) > 1:
+            if len({bits for point in line if (bits := point.number("latent_bits"))}) > 1:
                 return axis
     return axes[0]
 
@@ -367,8 +379,7 @@ def _bits_axis(axes: Sequence[Axis], points: Sequence[PlacedPoint]) -> Axis:
 def _line_looks(lines: Mapping[str, object]) -> list[style.Look]:
     if len(lines) == 1:
         return [style.LOOKS["student"]]
-    looks = style.looks([f"line {i}" for i in range(len(lines))])
-    return list(looks.values())
+    return [LINE_LOOKS[i % len(LINE_LOOKS)] for i in range(len(lines))]
 
 
 def _offsets(n: int) -> Floats:
@@ -399,8 +410,14 @@ def _draw_line(
     for at, point in zip(x, line, strict=True):
         interval = point.interval(bootstrap)
         panel.plot([at, at], interval, color=look.color, lw=1.6, solid_capstyle="butt", zorder=2)
-        seeds = list(point.by_seed.values())
-        panel.plot([at] * len(seeds), seeds, mec=look.color, zorder=4, **SEED_MARK)
+        _draw_seeds(panel, at, list(point.by_seed.values()), look)
+
+
+def _draw_seeds(panel: Axes, at: float, seeds: Sequence[float], look: style.Look) -> None:
+    if len(set(seeds)) > 1:  # one, or all alike, is what the marker shows
+        scale = panel.get_figure(root=True).dpi_scale_trans  # pyright: ignore
+        shifted = panel.transData + ScaledTranslation(SEED_SHIFT / 72, 0, scale)
+        panel.plot([at] * len(seeds), seeds, mec=look.color, transform=shifted, **SEED_MARK)
 
 
 def _draw_accuracy(
@@ -418,8 +435,15 @@ def _draw_accuracy(
         ms=4,
     )
     for at, point in zip(x, line, strict=True):
-        seeds = list(point.number_by_seed(key).values())
-        panel.plot([at] * len(seeds), seeds, mec=look.color, **SEED_MARK)
+        _draw_seeds(panel, at, list(point.number_by_seed(key).values()), look)
+
+
+def _frame(panel: Axes, methods: Sequence[MethodScores]) -> None:
+    """Name the axis of returns, and show all of 0 to 1, so that a small effect looks small."""
+    panel.set_ylabel(_return_name(methods))
+    if is_normalized(methods):
+        low, high = panel.get_ylim()
+        panel.set_ylim(min(low, -0.03), max(high, 1.03))
 
 
 def _draw_levels(panel: Axes, methods: Sequence[MethodScores]) -> None:

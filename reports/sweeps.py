@@ -34,7 +34,6 @@ from reports.results import (
     EvaluationResult,
     ResultsError,
     check_comparable,
-    is_point,
     load_run,
     load_source_curves,
     method_rank,
@@ -188,11 +187,11 @@ def write_sweep_comparison(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     # A control at every point would bury the figures; the tables hold them all.
-    shown = [m for m in methods if not (is_point(m.label) and _is_control(m.label))]
+    shown = [method for method in methods if not _is_point_control(method.label)]
     report = write_tables_and_figures(material, shown, out_dir, options)
     figures = draw_sweep(list(sweep.axes.values()), placed, methods, out_dir, bootstrap=bootstrap)
     write_sweep_csv(sweep, placed, report.rows, out_dir / "sweep.csv")
-    rows = [row for row in report.rows if not (is_point(row.method) and _is_control(row.method))]
+    rows = [row for row in report.rows if not _is_point_control(row.method)]
     lines = [*report.notes, *missing]
     captions = sweep_captions(list(sweep.axes.values()))
     lead = [
@@ -293,7 +292,7 @@ def load_sweep_results(
         found += [replace(result, label=result.method + suffix) for result in own]
     if not found:
         raise ResultsError(
-            f"no point of the sweep {sweep.name} has been evaluated: expected its "
+            f"no point of the sweep {sweep.name} has been evaluated: expected each of its "
             f"{len(sweep.points)} points to hold seed_<n>/{folder}/<method>/; run the sweep first"
         )
     taken = {(result.label, result.training_seed) for result in found}
@@ -312,10 +311,9 @@ def _belongs(method: str, axis_method: str | None) -> bool:
     return method in (axis_method, f"{axis_method}_zeroed", f"{axis_method}_shuffled")
 
 
-def _order(result: EvaluationResult) -> tuple[int, bool, tuple[int, str]]:
+def _order(result: EvaluationResult) -> tuple[int, tuple[int, str]]:
     """By group and method; points of one method stay as the sweep has them (sorting is stable)."""
-    rank = method_rank(result.method)
-    return tables.label_group(result.label), is_point(result.label), rank
+    return tables.label_group(result.label), method_rank(result.method)
 
 
 def _main_method(results: Sequence[EvaluationResult], point: Point) -> str:
@@ -343,8 +341,8 @@ def _missing_notes(absent: Mapping[str, Sequence[int]], n_seeds: int) -> list[st
     return notes
 
 
-def _is_control(label: str) -> bool:
-    return tables.label_group(label) == tables.CONTROL_GROUP
+def _is_point_control(label: str) -> bool:
+    return tables.label_group(label) == tables.POINT_CONTROL_GROUP
 
 
 def place_points(sweep: Sweep, methods: Sequence[MethodScores]) -> list[PlacedPoint]:

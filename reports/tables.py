@@ -23,7 +23,7 @@ MISSING = "–"
 TERMINAL_WIDTH = 80
 
 # Groups of methods that a rule divides: ours, full context, other contexts, controls, points of a
-# sweep, references.
+# sweep, their controls, references.
 GROUPS = {
     "student": 0,
     "teacher": 1,
@@ -31,10 +31,10 @@ GROUPS = {
     "none": 2,
     "student_zeroed": 3,
     "student_shuffled": 3,
-    "random": 5,
-    "optimal": 5,
+    "random": 6,
+    "optimal": 6,
 }
-OTHER_GROUP, CONTROL_GROUP, POINT_GROUP = 2, 3, 4
+OTHER_GROUP, CONTROL_GROUP, POINT_GROUP, POINT_CONTROL_GROUP = 2, 3, 4, 5
 
 DECIMALS = {
     "compression_ratio": 1,
@@ -129,11 +129,19 @@ def cell(row: MethodRow | DifferenceRow, column: str) -> str:
     if is_unknown(value):
         return MISSING
     if isinstance(value, str):
-        return value.removeprefix("student@") if is_point(value) else value
+        return _shown_label(value)
     if column in COUNTS and float(value).is_integer():
         return f"{int(value):,}"
     decimals = 1 if column in COUNTS else DECIMALS.get(column, 3)
     return _number(value, decimals)
+
+
+def _shown_label(label: str) -> str:
+    """A label as tables show it: "m = 8" and "zeroed, m = 8" for the points of a sweep."""
+    if not is_point(label):
+        return label
+    method, _, where = label.partition("@")
+    return where if method == "student" else f"{method.removeprefix('student_')}, {where}"
 
 
 def _short_cell(row: MethodRow, column: str) -> str:
@@ -220,7 +228,7 @@ def difference_notes(rows: Sequence[DifferenceRow]) -> list[str]:
     """What the table of differences shows; nothing where there are none."""
     if not rows:
         return []
-    reference = rows[0].reference.removeprefix("student@")
+    reference = _shown_label(rows[0].reference)
     if reference in ("student", "teacher"):
         reference = f"the {reference}"
     lines = [
@@ -242,9 +250,11 @@ def group_of(row: MethodRow | DifferenceRow) -> int:
 
 
 def label_group(label: str) -> int:
-    """The group of a label; the methods of a sweep's points are one, their controls are not."""
+    """The group of a label; the methods of a sweep's points are one, their controls another."""
     group = GROUPS.get(label.split("@")[0], OTHER_GROUP)
-    return POINT_GROUP if is_point(label) and group != CONTROL_GROUP else group
+    if is_point(label):
+        return POINT_CONTROL_GROUP if group == CONTROL_GROUP else POINT_GROUP
+    return group
 
 
 def terminal_table(

@@ -175,6 +175,23 @@ def test_a_policy_can_be_used_again():
         assert all((a[name] == b[name]).all() for name in a)
 
 
+@pytest.mark.parametrize("kind", ["student", "teacher", "long_context"])
+def test_resuming_after_regions_is_having_lived_through_them(kind):
+    if kind == "student":
+        policy = StudentPolicy(make_student(region_len=REGION_LEN).eval())
+    else:
+        n_context_regions = 1 if kind == "teacher" else 2
+        policy = TeacherPolicy(make_teacher(n_context_regions, region_len=REGION_LEN).eval())
+    recorder = record(policy)
+    regions = recorder.regions(stored={})
+    del policy.parameters
+    for k in range(1, N_REGIONS):
+        policy.reset(len(TASKS), 0)
+        policy.resume(regions[:k])
+        resumed = policy.parameters(regions[k].observations[:, 0].numpy())
+        torch.testing.assert_close(resumed, recorder.logits[k * REGION_LEN], atol=1e-5, rtol=0)
+
+
 def test_zeroed_latents_are_zero():
     student = make_student(region_len=REGION_LEN).eval()
     recorder = record(StudentPolicy(student, control="zeroed"))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -9,8 +10,14 @@ import pytest
 from reports_data import METHODS, REGION_LEN, task_entries, write_method, write_run
 from rich.console import Console
 
-from reports import curves, figures, style, tables
-from reports.aggregate import MethodRow, method_rows, stack_methods
+from reports import cost, curves, figures, gap, profiles, style, tables
+from reports.aggregate import (
+    MethodRow,
+    difference_rows,
+    method_rows,
+    reference_label,
+    stack_methods,
+)
 from reports.comparison import write_comparison
 from reports.results import ResultsError, load_results, load_source_curves
 from reports.statistics import Bootstrap
@@ -162,6 +169,15 @@ def test_arrange_shows_every_curve_once_and_the_student_in_all():
     assert [panel.labels for panel in curves.arrange(["student", "pca"])] == [("student", "pca")]
 
 
+def test_arrange_puts_the_points_of_a_sweep_after_what_they_share():
+    points = tuple(f"student@m = {m}" for m in range(9))
+    panels = curves.arrange(["teacher", "none", *points])
+    assert [panel.labels for panel in panels] == [("teacher", "none"), points[:7], points[7:]]
+    many = [label for label in METHODS if label not in curves.REFERENCES]
+    shown = [label for panel in curves.arrange([*many, *points]) for label in panel.labels]
+    assert set(shown) == {*many, *points}
+
+
 def test_method_curve_is_the_iqm_of_every_episode(methods):
     student = methods[0]
     curve = curves.method_curve(student, QUICK)
@@ -209,6 +225,97 @@ def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_pa
     plotted = {row["curve"] for row in read_csv(out / "learning_curves.csv")}
     assert plotted == set(METHODS) | {"source_ppo", "source_ppo_final"}
     assert list(read_csv(out / "tasks.csv")[0]) == ["task", "student", "teacher", "none"]
+
+
+def test_profile_is_the_share_that_reaches_each_return(methods, tmp_path):
+    profiles.draw_profiles(methods, tmp_path, bootstrap=QUICK)
+    rows = read_csv(tmp_path / "profiles.csv")
+    assert {row["method"] for row in rows} == set(METHODS) - {"random", "optimal"}
+    student = [row for row in rows if row["method"] == "student"]
+    assert [float(row["threshold"]) for row in student] == [i / 100 for i in range(101)]
+    scores = methods[0].scores
+    for row in student:
+        reached = [score >= float(row["threshold"]) for seed in scores for score in seed]
+        assert float(row["share"]) == pytest.approx(sum(reached) / len(reached))
+        assert float(row["ci_low"]) <= float(row["share"]) <= float(row["ci_high"])
+    solved = (scores >= 0.8).mean()
+    assert float(student[80]["share"]) == solved
+
+
+def test_profile_needs_normalised_returns_and_a_method(tmp_path):
+    entries = [entry | {"optimal_return": None} for entry in task_entries(4)]
+    write_method(tmp_path / "a", "student", 0, tasks=entries, n_episodes=6)
+    write_method(tmp_path / "b", "random", 0, n_episodes=6)
+    for name in ("a", "b"):
+        found = stack_methods(load_results([tmp_path / name]))
+        assert profiles.draw_profiles(found, tmp_path) == []
+    assert not (tmp_path / "profiles.csv").exists()
+
+
+def test_gap_figure_holds_methods_and_controls_between_its_lines(methods, tmp_path):
+    assert gap.draw_gap(methods, tmp_path)
+    means = {method.label: method.scores.mean() for method in methods}
+    rows = read_csv(tmp_path / "gap.csv")
+    shown = [label for label in METHODS if label not in ("teacher", "none", "random", "optimal")]
+    assert [row["method"] for row in rows] == shown
+    for row in rows:
+        share = (means[row["method"]] - means["none"]) / (means["teacher"] - means["none"])
+        assert float(row["gap_recovered"]) == pytest.approx(share)
+    points = read_csv(tmp_path / "gap_points.csv")
+    assert [row["training_seed"] for row in points if row["method"] == "student"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("lacking", ["teacher", "none"])
+def test_gap_figure_needs_both_of_its_lines(methods, tmp_path, lacking):
+    rest = [method for method in methods if method.label != lacking]
+    assert gap.draw_gap(rest, tmp_path) == []
+    assert not (tmp_path / "gap.csv").exists()
+
+
+COST = """method,history_regions,context_bytes,ms_per_action,ms_per_region,n_streams
+teacher,50,2048,1.5,3,16
+student,1,1024,1,2,16
+student,50,1024,1,2,16
+teacher,1,2048,1.5,3,16
+"""
+
+
+def test_cost_is_drawn_where_it_was_measured(tmp_path):
+    assert cost.load_cost([tmp_path]) == []
+    path = tmp_path / "run" / "cost" / "cost.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(COST)
+    rows = cost.load_cost([tmp_path, tmp_path / "run"])
+    order = [(row.method, row.history_regions) for row in rows]
+    assert order == [("student", 1), ("student", 50), ("teacher", 1), ("teacher", 50)]
+    assert cost.draw_cost(rows, tmp_path)
+    drawn = read_csv(tmp_path / "cost.csv")
+    assert drawn[2] == dict(zip(cost.COLUMNS, ("teacher", "1", "2048.0", "1.5", "16"), strict=True))
+    path.write_text(COST.replace("n_streams", "streams"))
+    with pytest.raises(ResultsError, match=r"cost.csv cannot be read .*run pipelines.cost again"):
+        cost.load_cost([tmp_path / "run"])
+
+
+def test_differences_name_the_reference_and_say_where_there_is_no_interval(methods, tmp_path):
+    rows = difference_rows(methods, bootstrap=QUICK)
+    tables.write_tables([ROW], [], tmp_path, rows)
+    text = (tmp_path / "table.md").read_text()
+    assert "## Differences" in text
+    assert "Every method minus the student, paired by training seed and task" in text
+    teacher = next(row for row in rows if row.method == "teacher")
+    assert f"| teacher | 2 | {teacher.mean_difference:.3f} |" in text.replace("−", "-")
+    assert "no interval: random, optimal." in text  # they have one seed
+    alone = [replace(row, seeds=1, ci_low=np.nan, ci_high=np.nan) for row in rows]
+    assert "One common training seed: no interval" in " ".join(tables.difference_notes(alone))
+    assert tables.cell(alone[0], "interval") == "–"
+    assert tables.difference_notes([]) == []
+    assert "minus the student" in (tmp_path / "table.tex").read_text()
+
+
+def test_reference_is_the_student_or_else_the_teacher(methods):
+    assert reference_label(methods) == "student"
+    assert reference_label(methods[1:]) == "teacher"
+    assert reference_label(methods[3:]) == methods[3].label
 
 
 def test_equal_results_give_equal_files(tmp_path):

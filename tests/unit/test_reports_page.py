@@ -91,6 +91,8 @@ def test_page_needs_no_network_and_leaves_out_what_there_is_not(tmp_path):
         assert absent not in source
     assert len(images) == 3
     assert "One seed: no interval" in text
+    assert "Every method minus pca, paired" in text
+    assert "One common training seed: no interval can be given." in text
 
 
 def test_logs_are_read_by_stage_and_method(tmp_path):
