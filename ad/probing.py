@@ -41,6 +41,7 @@ HELD_OUT_STREAMS = 4  # every so many-th stream of the training tasks is tested 
 Key = tuple[str, str]
 Sets = dict[Key, tuple[str, np.ndarray]]
 FIT, CHOOSE = ("fit", ""), ("choose", "")
+REGIONS = ("all", "with reward", "few rewards")
 
 
 @dataclass(frozen=True)
@@ -268,8 +269,12 @@ def run_probes(
             for kind in FEATURES:
                 x = {key: features[part][kind][keep] for key, (part, keep) in sets.items()}
                 predicted[kind] = probe(target.kind, x, y)
-            for name, columns in target.questions:
-                rows += _rows(name, target.kind, columns, y, predicted)
+            asked = [
+                row
+                for name, columns in target.questions
+                for row in _rows(name, target.kind, columns, y, predicted)
+            ]
+            rows += sorted(asked, key=lambda row: REGIONS.index(row["regions"]))
     return rows
 
 
@@ -308,10 +313,10 @@ def _sets(samples: Mapping[str, Sample]) -> tuple[Sets, Sets]:
     whole = {part: np.ones(len(sample.task), bool) for part, sample in samples.items()}
     tests = {"other streams": ("train", other), "held-out tasks": ("test", whole["test"])}
     fits = {FIT: ("train", ~other), CHOOSE: ("validation", whole["validation"])}
-    every = {**fits, **{("all", name): rows for name, rows in tests.items()}}
+    every = {**fits, **{(REGIONS[0], name): rows for name, rows in tests.items()}}
     paid = {part: (sample.rewards != 0).mean(1) for part, sample in samples.items()}
     rewarded = {key: (part, keep & (paid[part] > 0)) for key, (part, keep) in fits.items()}
-    for regions, most in (("with reward", 1.0), ("few rewards", FEW_REWARDS)):
+    for regions, most in zip(REGIONS[1:], (1.0, FEW_REWARDS), strict=True):
         for name, (part, keep) in tests.items():
             subset = keep & (paid[part] > 0) & (paid[part] <= most)
             rewarded[regions, name] = (part, subset)

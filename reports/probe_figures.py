@@ -157,6 +157,7 @@ def draw_attention(
         )
         for end in np.flatnonzero(ended)[:-1]:
             panels[1].axvline(end + 0.5, color="white", lw=1.0)
+        panels[1].set_ylim(n_latents - 0.5, -0.5)
         panels[1].set_xlabel("step of the region")
         figure.subplots_adjust(hspace=0.45)
         return style.save(figure, out_dir, "attention")
@@ -191,7 +192,7 @@ def draw_swap(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
                 )
             axes.axvline(0.5, color=style.GREY, lw=0.8, ls=":")
             axes.set_title(title)
-            axes.set_xlabel("episode after the exchange")
+            axes.set_xlabel("episode, 1 is the first after the exchange")
             axes.set_ylim(0, 1)
         panels[0].set_ylabel("share of steps")
         panels[1].legend(frameon=False, loc="upper left")
@@ -227,7 +228,7 @@ def draw_swap_rooms(
             for (mark, cell), edge in zip(goals.items(), ("-", ":"), strict=False):
                 _mark_cell(axes, cell, mark, edge)
         _colour_bar(figure, image, list(panels), "share of steps")
-        figure.suptitle(title, fontsize=8, x=0.125, ha="left", y=1.02)
+        figure.suptitle(title, fontsize=8, x=0.125, ha="left", y=0.98)
         return style.save(figure, out_dir, "swap_rooms")
 
 
@@ -259,7 +260,7 @@ def draw_strip(
                 axes.set_title(f"episode {number}", fontweight="normal", pad=3)
                 axes.set_xlabel(f"return {total:g}", labelpad=3)
             line[0].set_ylabel(name, fontweight="bold")
-        figure.suptitle(title, fontsize=8, y=0.98)
+        figure.suptitle(title, fontsize=8, y=0.96)
         return style.save(figure, out_dir, "strip")
 
 
@@ -277,14 +278,14 @@ def _write_values(axes: Axes, values: Floats) -> None:
 
 def _mark_cell(axes: Axes, cell: Sequence[int], name: str, edge: str) -> None:
     x, y = cell
-    outline = {"ls": edge, "lw": 1.6, "color": style.ORANGE}
+    outline = {"ls": edge, "lw": 1.6, "color": style.VERMILLION}
     axes.plot(*zip(*_corners(x, y), strict=True), **outline)
     above = y < axes.get_ylim()[1] - 1
     axes.text(
         x,
         y + (0.62 if above else -0.62),
         name,
-        color=style.ORANGE,
+        color="white",
         ha="center",
         va="bottom" if above else "top",
         fontsize=7,

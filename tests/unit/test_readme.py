@@ -28,6 +28,7 @@ from histories.triples import build_triples
 from pipelines.cli import _parser
 from pipelines.common import Run, student_config, teacher_config
 from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
+from pipelines.demo import parser as demo_parser
 from tasks.family import TaskFamily, load_family
 from tasks.splits import make_split
 from teacher.model import TeacherModel
@@ -168,6 +169,9 @@ def test_command_parses(command: str, there: Path):
         )
     spec = importlib.util.find_spec(given.training_script)
     assert spec is not None, f"no stage {given.training_script}"
+    if given.training_script == "pipelines.demo":  # knows no run, and no configuration
+        demo_parser().parse_args(given.training_script_args)
+        return
     assert "run_main(main)" in Path(str(spec.origin)).read_text()
     stage = _parser(commands).parse_intermixed_args(given.training_script_args)
     config = load_config(RunConfig, stage.config, stage.overrides)
