@@ -138,7 +138,9 @@ def untrained(student: CADStudent, seed: int) -> CADStudent:
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CADStudent(student.config).eval().to(device)
+        config: Any = student.config
+        fresh: Any = CADStudent(config)
+    return fresh.eval().to(device)
 
 
 @dataclass
@@ -190,6 +192,7 @@ def targets_of(
         after = cells_of(regions.next_observations.cpu().numpy(), observation)
         visited = np.zeros((len(mask), n_cells + 1))  # the last column takes the padding
         for seen in (cells, after):
+            assert seen is not None
             np.put_along_axis(visited, np.where(mask, seen, n_cells), 1.0, axis=1)
         found.append(Target("visited cells", "cells", visited[:, :-1]))
     if action.kind == "classes":
@@ -339,7 +342,7 @@ def probe(
     if min(len(y[FIT]), len(y[CHOOSE])) < MIN_CASES:
         return None
     scaler = StandardScaler().fit(x[FIT].astype(np.float64))
-    scaled = {name: scaler.transform(v) if len(v) else v for name, v in x.items()}
+    scaled = {name: np.asarray(scaler.transform(v)) if len(v) else v for name, v in x.items()}
     if kind != "classes":
         return _numbers(scaled, y)
     axes = [_classes(scaled, {k: v[:, a] for k, v in y.items()}) for a in range(y[FIT].shape[1])]

@@ -281,12 +281,13 @@ def _mark_cell(axes: Axes, cell: Sequence[int], name: str, edge: str) -> None:
     outline = {"ls": edge, "lw": 1.6, "color": style.VERMILLION}
     axes.plot(*zip(*_corners(x, y), strict=True), **outline)
     above = y < axes.get_ylim()[1] - 1
+    side = {0: "left", round(axes.get_xlim()[1] - 0.5): "right"}.get(x, "center")
     axes.text(
-        x,
+        x + {"left": -0.45, "center": 0.0, "right": 0.45}[side],
         y + (0.62 if above else -0.62),
         name,
         color="white",
-        ha="center",
+        ha=side,
         va="bottom" if above else "top",
         fontsize=7,
         fontweight="bold",
@@ -303,4 +304,4 @@ def _corners(x: int, y: int) -> list[tuple[float, float]]:
 def _colour_bar(figure: Figure, image: Any, panels: list[Axes], label: str) -> None:
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.03)
     bar.set_label(label)
-    bar.outline.set_visible(False)  # pyright: ignore
+    bar.outline.set_visible(False)
