@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+MODEL  ?= models/darkroom-student
 
-.PHONY: setup quickstart smoke test check format clean
+.PHONY: setup quickstart demo smoke test check format clean
 
 setup: $(STAMP)
 
@@ -23,6 +24,10 @@ quickstart: $(STAMP)
 	@echo
 	@echo "table:  runs/quickstart/comparison/table.md"
 	@echo "plot:   runs/quickstart/comparison/learning_curves.png"
+
+# A shipped student learns a held-out task in the terminal; nothing is trained.
+demo: $(STAMP)
+	$(BIN)/python -m pipelines.demo --model $(MODEL)
 
 # Every stage through its real command, at the smallest size that runs at all.
 smoke: $(STAMP)

@@ -41,6 +41,7 @@ HELD_OUT_STREAMS = 4  # every so many-th stream of the training tasks is tested 
 Key = tuple[str, str]
 Sets = dict[Key, tuple[str, np.ndarray]]
 FIT, CHOOSE = ("fit", ""), ("choose", "")
+REGIONS = ("all", "with reward", "few rewards")
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def untrained(student: CADStudent, seed: int) -> CADStudent:
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CADStudent(student.config).eval().to(device)
+        config: Any = student.config
+        fresh: Any = CADStudent(config)
+    return fresh.eval().to(device)
 
 
 @dataclass
@@ -189,6 +192,7 @@ def targets_of(
         after = cells_of(regions.next_observations.cpu().numpy(), observation)
         visited = np.zeros((len(mask), n_cells + 1))  # the last column takes the padding
         for seen in (cells, after):
+            assert seen is not None
             np.put_along_axis(visited, np.where(mask, seen, n_cells), 1.0, axis=1)
         found.append(Target("visited cells", "cells", visited[:, :-1]))
     if action.kind == "classes":
@@ -268,8 +272,12 @@ def run_probes(
             for kind in FEATURES:
                 x = {key: features[part][kind][keep] for key, (part, keep) in sets.items()}
                 predicted[kind] = probe(target.kind, x, y)
-            for name, columns in target.questions:
-                rows += _rows(name, target.kind, columns, y, predicted)
+            asked = [
+                row
+                for name, columns in target.questions
+                for row in _rows(name, target.kind, columns, y, predicted)
+            ]
+            rows += sorted(asked, key=lambda row: REGIONS.index(row["regions"]))
     return rows
 
 
@@ -308,10 +316,10 @@ def _sets(samples: Mapping[str, Sample]) -> tuple[Sets, Sets]:
     whole = {part: np.ones(len(sample.task), bool) for part, sample in samples.items()}
     tests = {"other streams": ("train", other), "held-out tasks": ("test", whole["test"])}
     fits = {FIT: ("train", ~other), CHOOSE: ("validation", whole["validation"])}
-    every = {**fits, **{("all", name): rows for name, rows in tests.items()}}
+    every = {**fits, **{(REGIONS[0], name): rows for name, rows in tests.items()}}
     paid = {part: (sample.rewards != 0).mean(1) for part, sample in samples.items()}
     rewarded = {key: (part, keep & (paid[part] > 0)) for key, (part, keep) in fits.items()}
-    for regions, most in (("with reward", 1.0), ("few rewards", FEW_REWARDS)):
+    for regions, most in zip(REGIONS[1:], (1.0, FEW_REWARDS), strict=True):
         for name, (part, keep) in tests.items():
             subset = keep & (paid[part] > 0) & (paid[part] <= most)
             rewarded[regions, name] = (part, subset)
@@ -334,7 +342,7 @@ def probe(
     if min(len(y[FIT]), len(y[CHOOSE])) < MIN_CASES:
         return None
     scaler = StandardScaler().fit(x[FIT].astype(np.float64))
-    scaled = {name: scaler.transform(v) if len(v) else v for name, v in x.items()}
+    scaled = {name: np.asarray(scaler.transform(v)) if len(v) else v for name, v in x.items()}
     if kind != "classes":
         return _numbers(scaled, y)
     axes = [_classes(scaled, {k: v[:, a] for k, v in y.items()}) for a in range(y[FIT].shape[1])]

@@ -95,7 +95,12 @@ class Swap:
         return cells == self.own_goal, cells == self.other_goal
 
     def by_region(self) -> list[dict[str, Any]]:
-        """Rows: kind, region relative to the exchange (0 is the first after it), shares, reward."""
+        """Return what happened per region, before and after.
+
+        Rows: latents; block, the region counted from the exchange (0 is the first after it); shares
+        of steps at the own and the other goal; shares of streams that were there at least once;
+        mean reward of a step.
+        """
         return [{"latents": k, **row} for k in KINDS for row in self._blocks(k, self.region_len)]
 
     def by_episode(self) -> list[dict[str, Any]]:
@@ -146,6 +151,10 @@ class Swap:
                     "block": (start - self.at_step) // length,
                     "at_own_goal": None if own is None else float(own[steps].mean()),
                     "at_other_goal": None if other is None else float(other[steps].mean()),
+                    "reached_own_goal": None if own is None else float(own[steps].any(0).mean()),
+                    "reached_other_goal": (
+                        None if other is None else float(other[steps].any(0).mean())
+                    ),
                     "reward": float(rewards[steps].mean()),
                 }
             )

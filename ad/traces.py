@@ -134,7 +134,7 @@ def cells_of(observations: np.ndarray, spec: FieldSpec) -> np.ndarray | None:
         return None
     axes = np.asarray(observations, dtype=np.int64)
     axes = axes.reshape(*axes.shape[: axes.ndim - len(spec.shape)], len(spec.n_classes))
-    return np.ravel_multi_index(tuple(np.moveaxis(axes, -1, 0)), spec.n_classes)
+    return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(axes, -1, 0)), spec.n_classes))
 
 
 def goal_cells(tasks: Sequence[Task], spec: FieldSpec) -> dict[int, int] | None:

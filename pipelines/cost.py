@@ -10,6 +10,7 @@ import csv
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, fields, replace
+from typing import Any
 
 import torch
 
@@ -42,10 +43,7 @@ def main(config: RunConfig) -> None:
     run = open_run(config, "cost")
     if not run.accelerator.is_main_process:
         return
-    sections = {name: asdict(config)[name] for name in MODEL_SECTIONS}
-    inputs = inputs_hash(
-        {**sections, "history_regions": list(HISTORY_REGIONS), "n_streams": N_STREAMS}, {}
-    )
+    inputs = inputs_hash(cost_sections(config), {})
     folder = run.root / "cost"
     if stage_done(folder, inputs):
         run.say(f"{folder} is done")
@@ -65,6 +63,12 @@ def main(config: RunConfig) -> None:
         threads=config.threads,
     )
     run.say(f"cost of acting, {N_STREAMS} streams: {folder / 'cost.csv'}")
+
+
+def cost_sections(config: RunConfig) -> dict[str, Any]:
+    """Configuration that the cost of acting depends on."""
+    sections = {name: asdict(config)[name] for name in MODEL_SECTIONS}
+    return {**sections, "history_regions": list(HISTORY_REGIONS), "n_streams": N_STREAMS}
 
 
 def _measure(run: Run) -> Iterator[Row]:

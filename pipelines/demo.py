@@ -35,7 +35,7 @@ from tasks.errors import UserError
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import SplitError, make_split
 
-BAR_WIDTH, PAGE_WIDTH, GAP = 40, 80, 3
+BAR_WIDTH = 40
 REST = 6  # frames a film stands still after an episode
 
 
@@ -186,12 +186,7 @@ def paths(
         path = np.stack(np.unravel_index(np.asarray(cells), spec.n_classes), axis=-1)
         name = f"ep. {episode.number}: {episode.total:g}"
         blocks[name] = room(path, spec.n_classes, None if goal is None else [int(g) for g in goal])
-    names, width = list(blocks), 2 * spec.n_classes[0] - 1
-    per_line = max(1, (PAGE_WIDTH + GAP) // (width + GAP))
-    lines = ["", LEGEND]
-    for start in range(0, len(names), per_line):
-        lines += ["", *beside({n: blocks[n] for n in names[start : start + per_line]}, GAP)]
-    return lines
+    return ["", LEGEND, "", *beside(blocks)]
 
 
 def film(episodes: Sequence[Episode]) -> list[np.ndarray]:

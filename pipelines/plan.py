@@ -16,6 +16,7 @@ from pipelines.build_triples import triples_sections
 from pipelines.collect import collect_sections
 from pipelines.common import inputs_hash, is_pretrained, open_tasks
 from pipelines.config import RAW_CONTEXT, REFERENCES, STUDENTS, RunConfig
+from pipelines.cost import cost_sections
 from pipelines.distill import action_sections, distill_sections
 from pipelines.evaluate import evaluate_sections, evaluated, results_name
 from pipelines.fitting import training_inputs
@@ -69,7 +70,8 @@ def plan(config: RunConfig) -> list[Stage]:
     references = REFERENCES if has_expert(family) else ("random",)
     for seed in config.seeds:
         stages += _SeedPlan(replace(config, seed=seed), triples).stages(references)
-    return [*stages[: len(after)], triples, *stages[len(after) :]]
+    cost = Stage("cost", "cost", config, inputs_hash(cost_sections(config), {}), ("cost",))
+    return [*stages[: len(after)], triples, *stages[len(after) :], cost]
 
 
 class _SeedPlan:

@@ -56,7 +56,7 @@ from training.run_dir import git_sha, now, read_meta
 from training.seeding import derive
 
 FORMAT_VERSION = 1
-SHORT = {"untrained": "untrained", "latents": "latents", "raw": "raw", "raw_pooled": "raw pooled"}
+SHORT = {"untrained": "un-\ntrained", "raw": "raw\nflat", "raw_pooled": "raw\npooled"}
 
 
 def main(config: RunConfig) -> None:
@@ -252,24 +252,38 @@ def _tell(
             cells = [row[name] for name in ("chance", *FEATURES)]
             table.add_row(probe_name(row), *("" if v is None else f"{v:.2f}" for v in cells))
     console.print(table)
-    whole = latents["ranks"][0]
-    lines = [
-        f"effective rank {whole['effective_rank']:.1f} of {whole['dimensions']} dimensions "
-        f"(untrained {whole['effective_rank_untrained']:.1f})"
-    ]
-    if (attention := latents["attention"]) is not None:
-        lines.append(
-            f"attention on rewarded steps {attention['attention_share']:.0%}, "
-            f"which are {attention['step_share']:.0%} of the steps"
+    whole, attention = latents["ranks"][0], latents["attention"]
+    console.print(
+        f"\neffective rank {whole['effective_rank']:.1f} of {whole['dimensions']} dimensions, "
+        f"untrained {whole['effective_rank_untrained']:.1f}",
+        highlight=False,
+    )
+    if attention is not None:
+        console.print(
+            f"attention on rewarded steps {attention['attention_share']:.0%}, by the latent that "
+            f"looks most {attention['strongest_latent_share']:.0%};\n"
+            f"of the steps {attention['step_share']:.0%} are rewarded",
+            highlight=False,
         )
-    first = [r for r in (swap or {"by_region": []})["by_region"] if r["block"] == 0]
-    lines += [
-        f"next region, {r['latents']} latents: {r['at_own_goal']:.0%} of steps at the own goal, "
-        f"{r['at_other_goal']:.0%} at the other's"
-        for r in first
-        if r["at_own_goal"] is not None
-    ]
-    console.print("\n".join(lines), highlight=False)
+    first = [row for row in swap["by_region"] if row["block"] == 0] if swap else []
+    if first and first[0]["at_own_goal"] is not None:
+        console.print(_swap_table(first))
+
+
+def _swap_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, title_justify="left", title="\nafter the exchange")
+    table.add_column("latents")
+    columns = {
+        "at_own_goal": "steps at\nown goal",
+        "at_other_goal": "steps at\nother goal",
+        "reached_own_goal": "streams that\nreach own",
+        "reached_other_goal": "streams that\nreach other",
+    }
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(row["latents"], *(f"{row[column]:.0%}" for column in columns))
+    return table
 
 
 if __name__ == "__main__":

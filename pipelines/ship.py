@@ -49,7 +49,7 @@ def main(config: RunConfig) -> None:
     compared = _comparison_row(run)
     metrics, returns = _evaluation(run)
     target = Path(config.ship.folder) / (config.ship.name or f"{run.root.name}-{config.method}")
-    student.to("cpu")
+    student.cpu()
     student.config.provenance = {
         **student.config.provenance,
         "stage": stage_dir.name,

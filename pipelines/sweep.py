@@ -279,7 +279,8 @@ def _cell(point: Point, seed: int, root: Path, base_file: Path) -> Cell:
     where = f"run_dir={json.dumps(str(run_dir))}"
     config = load_config(RunConfig, base_file, [*point.overrides, seeds, where])
     stages = plan(config)
-    if point.values:  # random and optimal stand with the controls
+    if point.values:  # what tells of no method in particular stands with the controls
+        stages = [s for s in stages if s.module != "cost"]
         stages = [s for s in stages if s.config.method in config.methods or s.module != "evaluate"]
     return Cell(point, seed, run_dir, tuple(stages))
 

@@ -157,6 +157,7 @@ def draw_attention(
         )
         for end in np.flatnonzero(ended)[:-1]:
             panels[1].axvline(end + 0.5, color="white", lw=1.0)
+        panels[1].set_ylim(n_latents - 0.5, -0.5)
         panels[1].set_xlabel("step of the region")
         figure.subplots_adjust(hspace=0.45)
         return style.save(figure, out_dir, "attention")
@@ -191,7 +192,7 @@ def draw_swap(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
                 )
             axes.axvline(0.5, color=style.GREY, lw=0.8, ls=":")
             axes.set_title(title)
-            axes.set_xlabel("episode after the exchange")
+            axes.set_xlabel("episode, 1 is the first after the exchange")
             axes.set_ylim(0, 1)
         panels[0].set_ylabel("share of steps")
         panels[1].legend(frameon=False, loc="upper left")
@@ -227,7 +228,7 @@ def draw_swap_rooms(
             for (mark, cell), edge in zip(goals.items(), ("-", ":"), strict=False):
                 _mark_cell(axes, cell, mark, edge)
         _colour_bar(figure, image, list(panels), "share of steps")
-        figure.suptitle(title, fontsize=8, x=0.125, ha="left", y=1.02)
+        figure.suptitle(title, fontsize=8, x=0.125, ha="left", y=0.98)
         return style.save(figure, out_dir, "swap_rooms")
 
 
@@ -259,7 +260,7 @@ def draw_strip(
                 axes.set_title(f"episode {number}", fontweight="normal", pad=3)
                 axes.set_xlabel(f"return {total:g}", labelpad=3)
             line[0].set_ylabel(name, fontweight="bold")
-        figure.suptitle(title, fontsize=8, y=0.98)
+        figure.suptitle(title, fontsize=8, y=0.96)
         return style.save(figure, out_dir, "strip")
 
 
@@ -277,15 +278,16 @@ def _write_values(axes: Axes, values: Floats) -> None:
 
 def _mark_cell(axes: Axes, cell: Sequence[int], name: str, edge: str) -> None:
     x, y = cell
-    outline = {"ls": edge, "lw": 1.6, "color": style.ORANGE}
+    outline = {"ls": edge, "lw": 1.6, "color": style.VERMILLION}
     axes.plot(*zip(*_corners(x, y), strict=True), **outline)
     above = y < axes.get_ylim()[1] - 1
+    side = {0: "left", round(axes.get_xlim()[1] - 0.5): "right"}.get(x, "center")
     axes.text(
-        x,
+        x + {"left": -0.45, "center": 0.0, "right": 0.45}[side],
         y + (0.62 if above else -0.62),
         name,
-        color=style.ORANGE,
-        ha="center",
+        color="white",
+        ha=side,
         va="bottom" if above else "top",
         fontsize=7,
         fontweight="bold",
@@ -302,4 +304,4 @@ def _corners(x: int, y: int) -> list[tuple[float, float]]:
 def _colour_bar(figure: Figure, image: Any, panels: list[Axes], label: str) -> None:
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.03)
     bar.set_label(label)
-    bar.outline.set_visible(False)  # pyright: ignore
+    bar.outline.set_visible(False)

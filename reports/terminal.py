@@ -34,8 +34,13 @@ def room(path: NDArray[np.int64], shape: Sequence[int], goal: Sequence[int] | No
     return [" ".join(row) for row in cells.T[::-1]]
 
 
-def beside(blocks: Mapping[str, Sequence[str]], gap: int = 3) -> list[str]:
-    """Blocks of equally many lines side by side, each under its name."""
-    width = max(len(line) for lines in blocks.values() for line in lines)
-    columns = [[name[:width].ljust(width), *lines] for name, lines in blocks.items()]
-    return [(" " * gap).join(parts).rstrip() for parts in zip(*columns, strict=True)]
+def beside(blocks: Mapping[str, Sequence[str]], *, gap: int = 3, page_width: int = 80) -> list[str]:
+    """Blocks of equally many lines, each under its name, as many side by side as a page holds."""
+    width = max(len(line) for name, lines in blocks.items() for line in (name, *lines))
+    columns = [[line.ljust(width) for line in (name, *lines)] for name, lines in blocks.items()]
+    n = max(1, (page_width + gap) // (width + gap))
+    found: list[str] = []
+    for start in range(0, len(columns), n):
+        rows = zip(*columns[start : start + n], strict=True)
+        found += ["", *((" " * gap).join(row).rstrip() for row in rows)]
+    return found[1:]

@@ -87,6 +87,7 @@ def run_everything(config, run_dir):
         stage("finetune", config, at, f"method={method}")
     for method in (*METHODS, *REFERENCES):
         stage("evaluate", config, at, f"method={method}")
+    stage("cost", config, at)
 
 
 def written(folder):

@@ -70,6 +70,7 @@ def test_a_run_does_only_what_is_asked_for(planned):
         "student/evaluate": {"student/distill"},
         "random/evaluate": set(),
         "optimal/evaluate": set(),
+        "cost": set(),
     }
 
 

@@ -29,6 +29,7 @@ from pipelines.cli import SWEEP_CONFIG, _parser
 from pipelines.common import Run, open_tasks, student_config, teacher_config
 from pipelines.compare import kind_of
 from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
+from pipelines.demo import parser as demo_parser
 from pipelines.sweep import SweepConfig, lay_out
 from tasks.family import TaskFamily, load_family
 from teacher.model import TeacherModel
@@ -166,6 +167,9 @@ def test_command_parses(command: str, there: Path):
         )
     spec = importlib.util.find_spec(given.training_script)
     assert spec is not None, f"no stage {given.training_script}"
+    if given.training_script == "pipelines.demo":  # knows no run, and no configuration
+        demo_parser().parse_args(given.training_script_args)
+        return
     assert STAGE_CALL.search(Path(str(spec.origin)).read_text())
     flags = {"dry_run": ""} if given.training_script == "pipelines.ablate" else {}
     stage = _parser(commands, flags).parse_intermixed_args(given.training_script_args)

@@ -474,4 +474,6 @@ def test_a_terminal_shows_bars_and_rooms():
     path = np.array([[0, 0], [1, 0], [2, 0], [2, 1]])
     assert room(path, (3, 2), [0, 1]) == [f"{GOAL} · {LAST}", f"{VISITED} {VISITED} {VISITED}"]
     assert room(path, (3, 2), [1, 0])[1] == f"{VISITED} {REACHED} {VISITED}"
-    assert beside({"one": ["ab", "cd"], "two": ["ef", "gh"]}, gap=1) == ["on tw", "ab ef", "cd gh"]
+    blocks = {"one": ["ab", "cd"], "two": ["ef", "gh"]}
+    assert beside(blocks, gap=1) == ["one two", "ab  ef", "cd  gh"]
+    assert beside(blocks, page_width=8) == ["one", "ab", "cd", "", "two", "ef", "gh"]
