@@ -123,7 +123,7 @@ def write_results(folder: Path) -> None:
     """Evaluated methods under the run directories that a snippet compares."""
     from reports_data import write_run
 
-    for name in ("m1", "m2", "darkroom"):
+    for name in ("m1", "darkroom"):
         write_run(folder / "runs" / name, methods=("student", "none"), seeds=(0,), source=False)
 
 
