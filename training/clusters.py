@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import pickle
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -133,18 +134,22 @@ class RayPool(InterruptiblePool):
     def _connect(self) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         address = self.address or os.environ.get("RAY_ADDRESS")
+        if address in (None, "", "auto"):
+            found = _cluster_of_this_machine()
+            if found is None and address == "auto":
+                raise ClusterError(f"address is auto, but no Ray cluster runs here; {_START}")
+            address = found or "local"
+        elif _answers(address) is False:
+            raise ClusterError(f"no Ray cluster answers at {address}; {_START}")
         try:
-            if address and address != "local":
+            if address != "local":
                 self.ray.init(address=address, **quiet)
                 return
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster answers at {address}: {error}") from None
         cpus = self.n_workers * self.needs["num_cpus"]
         n_cpus = max(1, round(cpus)) if self.n_workers else os.cpu_count()
-        try:
-            self.ray.init(address=address, num_cpus=n_cpus, include_dashboard=False, **quiet)
-        except ValueError:  # Ray found a cluster on this machine, whose CPUs are not ours to count
-            self.ray.init(**quiet)
+        self.ray.init(address=address, num_cpus=n_cpus, include_dashboard=False, **quiet)
 
     def _result(self, reference: Any) -> JobResult:
         job, clock = self.running.pop(reference)
@@ -158,6 +163,34 @@ class RayPool(InterruptiblePool):
 
     def _log(self, job: Job) -> Path:
         return self.log_dir / f"{job.name}.log"
+
+
+_START = "start one with `ray start --head`, or leave the address out to have a local one."
+
+
+def _cluster_of_this_machine() -> str | None:
+    """The cluster that `ray start` has begun here, if it still lives.
+
+    Ray itself would wait for minutes for one that has gone and left its note.
+    """
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    try:
+        address = note.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return address if _answers(address) else None
+
+
+def _answers(address: str) -> bool | None:
+    """Whether something listens at `host:port`; None for an address of another form."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return None
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 class SlurmPool(InterruptiblePool):

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Iterator
@@ -320,3 +321,24 @@ def test_local_workers_share_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pool = make_pool("local", 0, tmp_path, gpus=("0", "1", "2"))
     assert isinstance(pool, WorkerPool)
     assert len(pool.workers) == 3
+
+
+def test_a_ray_cluster_that_has_gone_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from training.clusters import _cluster_of_this_machine
+
+    pytest.importorskip("ray")
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert _cluster_of_this_machine() is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray/ray_current_cluster").write_text(address)
+        assert _cluster_of_this_machine() == address
+    assert _cluster_of_this_machine() is None
+    for named in (address, "auto"):
+        pool = RayPool(1, tmp_path, address=named)
+        with pytest.raises(ClusterError, match="ray start"):
+            pool._connect()  # `open` would not, where another test has connected before
