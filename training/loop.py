@@ -12,6 +12,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,6 @@ def fit(
     model, optimizer = accelerator.prepare(objective, optimizer)
     log = StageLog(stage_dir / "log.csv", accelerator)
     state: dict[str, Any] = {"seconds": 0.0, "busy": 0.0, "best_score": None, "best_step": None}
-    on_cpu = accelerator.device.type == "cpu"
     best: dict[str, Tensor] | None = None
     start = 0
     if (checkpoint := latest_checkpoint(stage_dir)) is not None:
@@ -85,18 +85,11 @@ def fit(
         accelerator.print(f"resuming {stage_dir} at update {start} of {config.updates}")
     schedule = build_schedule(optimizer, config, start)
     log.resume(start)
-
-    def judge(done: int) -> None:
-        nonlocal best
-        assert validate is not None
-        scores = _validated(validate, objective, accelerator)
-        log.write_scores(done, scores)
-        if state["best_score"] is None or scores["score"] > state["best_score"]:
-            state.update(best_score=scores["score"], best_step=done)
-            best = {k: v.detach().cpu().clone() for k, v in objective.state_dict().items()}
-
-    if validate is not None and validate_first and start == 0:
-        judge(0)
+    judge = None
+    if validate is not None:
+        judge = _Judge(validate, objective, accelerator, log, state, best)
+        if validate_first and start == 0:
+            judge(0)
     for step in range(start, config.updates):
         began, began_busy = time.perf_counter(), time.process_time()
         torch.manual_seed(derive(seed, "update", step, accelerator.process_index))
@@ -109,23 +102,20 @@ def fit(
         log.add(metrics)
         if done % config.log_every == 0 or done == config.updates:
             log.write(done, {"lr": float(schedule.get_last_lr()[0]), "seconds": state["seconds"]})
-            pace = state["seconds"] / done
-            accelerator.print(
-                f"update {done} of {config.updates}: loss {log.last.get('loss', math.nan):.3f}, "
-                f"{pace:.2f} s/update, {(config.updates - done) * pace / 60:.1f} min left",
-                flush=True,
-            )
+            log.tell_pace(done, config.updates, state["seconds"])
         due = config.validate_every and done % config.validate_every == 0
-        if validate is not None and (due or done == config.updates):
+        if judge is not None and (due or done == config.updates):
             judge(done)
         if done % config.checkpoint_every == 0 or done == config.updates:
             if accelerator.is_main_process:
-                save_checkpoint(stage_dir, done, objective, optimizer, state, best)
+                weights = judge.best if judge is not None else None
+                save_checkpoint(stage_dir, done, objective, optimizer, state, weights)
             accelerator.wait_for_everyone()
-    if best is not None:
-        objective.load_state_dict(best)
+    if judge is not None and judge.best is not None:
+        objective.load_state_dict(judge.best)
     objective.eval()
     # On a CPU, processor time: what else the machine does must not decide which method is fast.
+    on_cpu = accelerator.device.type == "cpu"
     pace = state["busy"] / torch.get_num_threads() if on_cpu else state["seconds"]
     return {
         "updates": config.updates,
@@ -135,6 +125,26 @@ def fit(
         "best_score": state["best_score"],
         "final": log.last,
     }
+
+
+@dataclass
+class _Judge:
+    """Validates, and keeps the weights with the best score so far; `state` says which."""
+
+    validate: Validate
+    objective: nn.Module
+    accelerator: Accelerator
+    log: StageLog
+    state: dict[str, Any]
+    best: dict[str, Tensor] | None
+
+    def __call__(self, done: int) -> None:
+        scores = _validated(self.validate, self.objective, self.accelerator)
+        self.log.write_scores(done, scores)
+        if self.state["best_score"] is None or scores["score"] > self.state["best_score"]:
+            self.state.update(best_score=scores["score"], best_step=done)
+            weights = self.objective.state_dict()
+            self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
 def _update(
@@ -224,6 +234,15 @@ class StageLog:
                 "and try a smaller optim.learning_rate."
             )
         self.sums, self.count = {}, 0
+
+    def tell_pace(self, step: int, updates: int, seconds: float) -> None:
+        """Print the loss and how long the rest will take."""
+        pace = seconds / step
+        self.accelerator.print(
+            f"update {step} of {updates}: loss {self.last.get('loss', math.nan):.3f}, "
+            f"{pace:.2f} s/update, {(updates - step) * pace / 60:.1f} min left",
+            flush=True,
+        )
 
     def write_scores(self, step: int, scores: dict[str, float]) -> None:
         """Write validation metrics, as `val_<name>`."""
