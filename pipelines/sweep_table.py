@@ -95,6 +95,7 @@ class SweepTable(PrintingListener):
         self.console = console
         self.display: Live | None = None
         self.drawn = 0.0
+        self.results: Sequence[JobResult] = ()
 
     def started(self, name: str, seconds: float) -> None:
         """Follow a job that has started."""
@@ -108,6 +109,10 @@ class SweepTable(PrintingListener):
         row.state, row.seconds = result.status, result.seconds
         self._tell(f"{result.seconds:8.1f} s  {result.status:<9} {result.name}  {row.metric()}")
 
+    def done(self, results: Sequence[JobResult]) -> None:
+        """Keep what there is to tell until the table stands."""
+        self.results = results
+
     def tick(self) -> None:
         """Draw anew, now and then."""
         if self.display is not None and time.monotonic() - self.drawn >= REFRESH_SECONDS:
@@ -116,17 +121,18 @@ class SweepTable(PrintingListener):
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Show the table while jobs run; it stays as it was last."""
-        if not self.console.is_terminal:
+        """Show the table while jobs run; it stays as it was last, what failed named under it."""
+        if self.console.is_terminal:
+            with Live(self.table(), console=self.console, auto_refresh=False) as self.display:
+                try:
+                    yield
+                finally:
+                    self.display.update(self.table(), refresh=True)
+            self.display = None
+        else:
             yield
             self.console.print(self.table())
-            return
-        with Live(self.table(), console=self.console, auto_refresh=False) as self.display:
-            try:
-                yield
-            finally:
-                self.display.update(self.table(), refresh=True)
-        self.display = None
+        super().done(self.results)
 
     def print(self, heading: str) -> None:
         """Print the table once."""
