@@ -21,14 +21,15 @@ from pipelines.plan import DATA_STAGES, Stage
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable
-from reports.statistics import Bootstrap
-from reports.sweeps import FORMAT_VERSION, write_sweep_comparison
 from training.atomic import write_json, write_text
 from training.clusters import make_pool
 from training.config import to_yaml
 from training.jobs import Job, run_jobs
 from training.run_dir import claim_run_dir
 from training.workers import visible_gpus
+
+SWEEP_FORMAT = 1
+"""Of sweep.json, which `reports.sweeps` reads."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def prepare(sweep: Sweep, store: StageStore) -> None:
     write_json(
         sweep.root / "sweep.json",
         {
-            "format_version": FORMAT_VERSION,
+            "format_version": SWEEP_FORMAT,
             "name": sweep.config.name,
             "axes": {axis: list(values) for axis, values in sweep.axes.items()},
             "seeds": sweep.config.seeds,
@@ -147,6 +148,10 @@ def prepare(sweep: Sweep, store: StageStore) -> None:
 
 def report(sweep: Sweep) -> None:
     """Write the report over all cells that are done."""
+    # Late: workers import this module too, and draw nothing.
+    from reports.statistics import Bootstrap
+    from reports.sweeps import write_sweep_comparison
+
     console = Console(highlight=False)
     command = f"accelerate launch -m pipelines.ablate --config {sweep.root / 'config.yaml'}"
     out = sweep.root / "report"

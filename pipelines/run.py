@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from pipelines import compare
 from pipelines.cli import run_main
 from pipelines.common import StageError, open_run
 from pipelines.config import RunConfig
@@ -42,6 +41,8 @@ def main(config: RunConfig) -> None:
                 f"{config.run_dir}/logs, mend the cause and run the same command again."
             )
     if run.accelerator.is_main_process:
+        from pipelines import compare  # late: workers import this module too, and draw nothing
+
         compare.main(config)
 
 
