@@ -110,7 +110,8 @@ def model_card(
         metrics: `metrics.json` of this training seed.
         returns: (tasks, seeds, episodes) of the same evaluation.
     """
-    provenance, kwargs = student.config.provenance, run.config.family.kwargs
+    provenance = student.config.provenance
+    kwargs = str(run.config.family.kwargs).replace("'", '"')  # as formatters of Markdown want it
     test = run.tasks(metrics["part"])
     latents, length = student.compressor.n_latents, student.region_len
     git = f" (code {provenance['git_sha'][:12]})" if provenance.get("git_sha") else ""
