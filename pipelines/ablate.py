@@ -94,12 +94,12 @@ def what_is_left(sweep: Sweep, store: StageStore) -> Work:
             elif uses[stage.inputs] > 1:
                 if stage.inputs not in shared:
                     shared[stage.inputs] = _shared_job(stage, cell, store, shared)
-                    row = Row(shared[stage.inputs].name, cell.seed, cell.run_dir, (stage,))
+                    row = Row(shared[stage.inputs].name, cell.run_dir, (stage,))
                     rows.append(row)
             else:
                 own.append(stage)
         reused = len(cell.stages) - len(missing)
-        rows.append(Row(cell.name, cell.seed, cell.run_dir, tuple(own), cell, reused))
+        rows.append(Row(cell.name, cell.run_dir, tuple(own), cell, reused))
         if own:
             needed = [shared[s.inputs].name for s in missing if s.inputs in shared]
             arguments = (str(cell.run_dir), own, store)

@@ -122,14 +122,13 @@ def open_tasks(config: RunConfig) -> tuple[TaskFamily, Split]:
     family = load_family(config.family.target, config.family.kwargs)
     field_spec(family.observation_space, "observation")
     field_spec(family.action_space, "action")
-    split = make_split(
-        family.tasks(),
-        seed=config.split.seed,
-        n_validation=config.split.n_validation,
-        n_test=None if config.split.named else config.split.n_test,
-        named=config.split.named,
-    )
-    return family, split
+    return family, make_split(family.tasks(), **split_settings(config))
+
+
+def split_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments with which `tasks.splits.make_split` makes a configuration's split."""
+    split = asdict(config.split)
+    return {**split, "n_test": None if split["named"] else split["n_test"]}
 
 
 def open_run(config: RunConfig, stage: str) -> Run:

@@ -15,6 +15,7 @@ from pipelines.ablate import report
 from pipelines.cli import RUN_CONFIG, SWEEP_CONFIG, run_main
 from pipelines.common import StageError
 from pipelines.config import RunConfig
+from pipelines.evaluate import results_name
 from pipelines.sweep import SweepConfig, lay_out
 from reports.comparison import write_comparison
 from reports.statistics import Bootstrap
@@ -48,7 +49,7 @@ def compare(config: RunConfig) -> None:
         [root, *config.compare.also],
         out,
         solved_threshold=config.compare.solved_threshold,
-        folder=f"evaluate_{name}" if name else "evaluate",
+        folder=results_name(config),
         region_len=config.region_len,
         # Seeds are the unit of replication: one student is evaluated on all tasks, so its luck is
         # shared between them, and drawing seeds within each task would understate the spread.

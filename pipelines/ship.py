@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from ad.evaluate import normalized
 from ad.student import CADStudent
 from pipelines.cli import run_main
-from pipelines.common import Run, StageError, check_method, load_student, open_run
+from pipelines.common import Run, StageError, check_method, load_student, open_run, split_settings
 from pipelines.config import STUDENTS, RunConfig
 from tasks.family import Task
 from training.atomic import atomic_dir
@@ -53,7 +52,7 @@ def main(config: RunConfig) -> None:
     student.config.provenance = {
         **student.config.provenance,
         "stage": stage_dir.name,
-        "split_settings": _split_settings(run),
+        "split_settings": split_settings(config),
         "test_tasks": [task.params for task in run.tasks("test")],
     }
     with atomic_dir(target) as folder:
@@ -62,12 +61,6 @@ def main(config: RunConfig) -> None:
         card = model_card(run, student, target, compared, metrics, returns)
         (folder / "README.md").write_text(card, encoding="utf-8")
     run.say(f"shipped {stage_dir / 'model'} to {target}")
-
-
-def _split_settings(run: Run) -> dict[str, Any]:
-    """Arguments with which `tasks.splits.make_split` makes this run's split again."""
-    split = asdict(run.config.split)
-    return {**split, "n_test": None if split["named"] else split["n_test"]}
 
 
 def _comparison_row(run: Run) -> dict[str, str]:

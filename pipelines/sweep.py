@@ -169,7 +169,7 @@ def lay_out(config: SweepConfig, file: str | Path) -> Sweep:
     settings = _settings(config.settings)
     shared = load_config(RunConfig, base_file, [_override(k, v) for k, v in settings.items()])
     points = [
-        _point(dict(zip(axes, labels, strict=True)), config, settings)
+        _point(dict(zip(axes, labels, strict=True)), axes, config.methods, settings)
         for labels in itertools.product(*(tuple(values) for values in axes.values()))
     ]
     base = None
@@ -255,11 +255,15 @@ def _override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"
 
 
-def _point(labels: dict[str, Any], config: SweepConfig, settings: Mapping[str, Any]) -> Point:
+def _point(
+    labels: dict[str, Any],
+    axes: Mapping[str, Mapping[Any, Mapping[str, Any]]],
+    methods: list[str],
+    settings: Mapping[str, Any],
+) -> Point:
     chosen = dict(settings)
-    methods = config.methods
     for axis, label in labels.items():
-        own = dict(_values(axis, config.grid[axis])[label])
+        own = dict(axes[axis][label])
         if "method" in own:
             methods = [own.pop("method")]
         chosen |= own

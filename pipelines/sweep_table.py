@@ -31,7 +31,6 @@ class Row:
 
     Attributes:
         name: Of its job.
-        seed: Training seed.
         run_dir: Where its stages' folders are.
         stages: What it has to run; empty where nothing is left.
         cell: None for a shared stage.
@@ -43,7 +42,6 @@ class Row:
     """
 
     name: str
-    seed: int
     run_dir: Path
     stages: tuple[Stage, ...]
     cell: Cell | None = None

@@ -184,9 +184,9 @@ def test_the_table_follows_its_jobs(tmp_path, sweep):
 
     cell = sweep("grid: {compressor.n_latents: [1]}").cells[-1]
     stage = stages_of(cell)["student/distill"]
-    row = Row("n_latents=1/seed_0", 0, tmp_path, (stage,), cell)
+    row = Row("n_latents=1/seed_0", tmp_path, (stage,), cell)
     console = Console(width=80, record=True, force_terminal=False)
-    table = SweepTable([row, Row("other", 0, tmp_path, ())], console)
+    table = SweepTable([row, Row("other", tmp_path, ())], console)
     table.started(row.name, 0.0)
     log = tmp_path / stage.folders[0] / "log.csv"
     log.parent.mkdir(parents=True)
