@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ad.objectives import Triple
+from base.seeding import derive
 from nets.embeddings import Regions
-from training.seeding import derive
 
 REGION_FIELDS = [field.name for field in fields(Regions)]
 

@@ -14,9 +14,9 @@ from ad.objectives import Triple, masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
 from ad.student import CADStudent
+from base.seeding import derive
 from nets.actions import ActionDistribution
 from tasks.family import FamilyError, Task, TaskFamily
-from training.seeding import derive
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 KINDS = {
     "query_pooling": "compression.query_pooling:QueryPooling",

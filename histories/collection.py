@@ -25,11 +25,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from base.errors import UserError
 from histories.curves import CURVES_NAME, write_learning_curves
 from histories.regions import MarkerRule
 from histories.schema import SCHEMA_VERSION, History, check_history
 from histories.store import HistoryFileError, assemble, open_histories, part_fingerprint, write_part
-from tasks.errors import UserError
 from tasks.family import Task, TaskFamily
 from tasks.splits import SPLIT_PARTS, Split
 

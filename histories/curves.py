@@ -9,8 +9,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from base.files import atomic_file
 from histories.regions import MARKER_END
-from histories.store import HistoriesReader, atomic_path, open_histories
+from histories.store import HistoriesReader, open_histories
 from tasks.splits import SplitError
 
 CURVES_NAME = "learning_curves.csv"
@@ -121,7 +122,7 @@ def write_learning_curves(histories_path: Path, csv_path: Path) -> list[str]:
     warnings = []
     with (
         open_histories(histories_path) as reader,
-        atomic_path(csv_path) as temporary,
+        atomic_file(csv_path) as temporary,
         temporary.open("w", newline="") as file,
     ):
         writer = csv.writer(file)

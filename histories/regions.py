@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 MARKER_NONE, MARKER_START, MARKER_END = 0, 1, 2
 MARKER_RULES = ("rollout", "fixed", "episode")

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 SCHEMA_VERSION = 1
 FIELDS = (

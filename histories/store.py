@@ -6,7 +6,6 @@ Every file is written under a temporary name and renamed, so that a file that ex
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ import gymnasium
 import h5py
 import numpy as np
 
+from base.errors import UserError
+from base.files import atomic_file
 from histories.schema import FIELDS, SCHEMA_VERSION, History, space_from_spec, space_spec
-from tasks.errors import UserError
 from tasks.family import Task
 from tasks.splits import Split
 
@@ -29,18 +29,6 @@ class HistoryFileError(UserError):
     """A history file is missing, damaged, foreign, of another version or of other settings."""
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it at the end, removed after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_part(path: Path, history: History, fingerprint: str) -> None:
     """Write one history to its part file.
 
@@ -49,7 +37,7 @@ def write_part(path: Path, history: History, fingerprint: str) -> None:
         history: To write.
         fingerprint: Of the settings that made it, checked by `read_part`.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = PART_FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["fingerprint"] = fingerprint
@@ -114,7 +102,7 @@ def assemble(
     Raises:
         HistoryFileError: A part cannot be read.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["family"] = family_name

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from base.errors import UserError
 from histories.schema import HistoryError, space_from_spec
-from tasks.errors import UserError
 from tasks.family import Task
 from tasks.splits import SPLIT_PARTS, Split, SplitError
 

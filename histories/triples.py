@@ -7,16 +7,15 @@ Reading the tables is in table.py.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from base.files import atomic_dir
+from base.hashes import content_hash
 from histories.regions import MarkerRule, markers_for, region_bounds
 from histories.schema import field_dtypes, field_shapes, space_spec
 from histories.store import HistoriesReader, open_histories
@@ -95,7 +94,7 @@ def build_triples(
             "rule": asdict(rule) if rule else None,
             "region_len": region_len,
             "styles": None if styles is None else list(styles),
-            "histories_sha256": _sha256(Path(histories_path)),
+            "histories": content_hash(histories_path),
         }
         meta["build_key"] = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
         present = _present(out_dir, meta["build_key"])
@@ -220,7 +219,7 @@ def _build_part(
             {"index": task.index, "name": task.name, "params": task.params} for task in tasks
         ],
     }
-    with _atomic_directory(directory) as temporary:
+    with atomic_dir(directory) as temporary:
         _write_arrow(temporary / TABLE_NAME, columns)
         (temporary / META_NAME).write_text(json.dumps(meta, indent=1))
 
@@ -271,21 +270,6 @@ def _write_arrow(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         writer.finalize()
 
 
-@contextmanager
-def _atomic_directory(directory: Path):
-    """A temporary directory beside `directory`, moved to its place at the end."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _present(out_dir: Path, build_key: str) -> dict[str, int] | None:
     """Rows of each part if all three were built with this key."""
     n_rows = {}
@@ -298,8 +282,3 @@ def _present(out_dir: Path, build_key: str) -> dict[str, int] | None:
             return None
         n_rows[part] = meta["n_rows"]
     return n_rows
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

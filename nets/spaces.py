@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 
 class SpaceError(UserError):

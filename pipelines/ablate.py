@@ -15,13 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from base.files import write_json, write_text
 from pipelines.cli import SWEEP_CONFIG, run_main
 from pipelines.common import StageError
 from pipelines.plan import DATA_STAGES, Stage
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable
-from training.atomic import write_json, write_text
 from training.clusters import make_pool
 from training.config import to_yaml
 from training.jobs import Job, run_jobs

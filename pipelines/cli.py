@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
 USER_ERROR = 2

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from base.hashes import content_hash
 from histories.collection import CollectSettings, CollectSummary, collect
 from histories.curves import curve_table
 from pipelines.cli import run_main
@@ -23,7 +24,6 @@ from pipelines.common import Run, StageError, inputs_hash, open_run
 from pipelines.config import RunConfig
 from tasks.splits import Split
 from teacher.source import learn_history, noise_expert_history, random_history
-from training.atomic import content_hash
 from training.run_dir import mark_done, stage_done
 
 

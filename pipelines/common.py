@@ -18,15 +18,15 @@ from transformers.utils import logging as transformers_logging
 from ad.batches import TripleSource
 from ad.policy import Policy, StudentPolicy, TeacherPolicy
 from ad.student import CADStudent, StudentConfig, StudentParts
+from base.errors import UserError
+from base.hashes import config_hash
 from compression.compressor import compressor_class
 from histories.triples import RegionTable
 from nets.spaces import FieldSpec, field_spec
 from pipelines.config import BASELINES, RAW_CONTEXT, REFERENCES, RUN_INDEPENDENT, RunConfig
-from tasks.errors import UserError
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import Split, make_split
 from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
-from training.config import config_hash
 from training.run_dir import claim_run_dir, git_sha, read_meta
 
 

@@ -9,11 +9,11 @@ from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.objectives import LossConfig
-from ad.probing import ProbeConfig
 from ad.student import ModelConfig
 from compression.compressor import CompressorConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
+from probes.probing import ProbeConfig
 from teacher.model import TeacherConfig
 from teacher.source import NoiseConfig, SourceConfig
 from training.optim import OptimConfig

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ad.cost import Cost, acting_cost
 from ad.policy import StudentPolicy, TeacherPolicy
 from ad.student import CADStudent
+from base.files import atomic_file
 from pipelines.cli import run_main
 from pipelines.common import Run, inputs_hash, open_run, student_config, teacher_config
 from pipelines.config import RunConfig
+from probes.cost import Cost, acting_cost
 from teacher.model import TeacherModel
-from training.atomic import atomic_file
 from training.run_dir import mark_done, stage_done
 
 HISTORY_REGIONS = (1, 2, 5, 10, 20, 35, 50)

@@ -19,7 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from ad.policy import StudentPolicy
 from ad.student import CADStudent
-from ad.traces import (
+from base.errors import UserError
+from nets.spaces import FieldSpec
+from pipelines.cli import INTERRUPTED, USER_ERROR
+from probes.traces import (
     Episode,
     cells_of,
     draws_pictures,
@@ -27,11 +30,8 @@ from ad.traces import (
     play,
     shown_episodes,
 )
-from nets.spaces import FieldSpec
-from pipelines.cli import INTERRUPTED, USER_ERROR
 from reports.film import captioned, write_gif
 from reports.terminal import LEGEND, bar, beside, room
-from tasks.errors import UserError
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import SplitError, make_split
 

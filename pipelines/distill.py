@@ -13,6 +13,7 @@ import torch
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
+from base.seeding import derive
 from pipelines.cli import run_main
 from pipelines.common import (
     Run,
@@ -27,7 +28,6 @@ from pipelines.common import (
 )
 from pipelines.config import STUDENTS, DistillConfig, FinetuneConfig, RunConfig
 from pipelines.fitting import Training, train
-from training.seeding import derive
 
 N_FIT_REGIONS = 4096
 """Training regions that compressors without gradients (PCA) are fitted on."""

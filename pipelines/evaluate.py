@@ -25,6 +25,8 @@ from ad.evaluate import (
 from ad.objectives import Triple
 from ad.policy import ContextPolicy, OptimalPolicy, Policy, RandomPolicy
 from ad.student import CADStudent
+from base.files import write_json, write_npy
+from base.hashes import config_hash
 from pipelines.cli import run_main
 from pipelines.common import (
     Run,
@@ -39,8 +41,6 @@ from pipelines.common import (
 from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
 from tasks.family import Task
 from teacher.model import TeacherModel
-from training.atomic import write_json, write_npy
-from training.config import config_hash
 from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
 
 FORMAT_VERSION = 1

@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 
 from ad.evaluate import validation_scores
 from ad.policy import Policy
+from base.files import write_text
+from base.seeding import derive
 from pipelines.common import Run, StageError, inputs_hash, policy_of, source
 from pipelines.config import RAW_CONTEXT, RunConfig
 from tasks.family import Task
-from training.atomic import write_text
 from training.loop import fit
 from training.metrics import training_bytes
 from training.run_dir import mark_done, stage_done
-from training.seeding import derive
 
 
 def rollout_validation(run: Run, model: nn.Module) -> Callable[[], dict[str, float]]:

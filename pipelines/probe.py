@@ -16,19 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from ad.latents import (
-    attention_on_rewards,
-    cosines,
-    effective_rank,
-    example_region,
-    latents_of,
-    pooling_attention,
-)
 from ad.policy import Policy
-from ad.probing import FEATURES, Sample, draw_sample, run_probes, untrained
 from ad.student import CADStudent
-from ad.swap import Swap, draw_pairs, furthest_pair, swap_latents
-from ad.traces import draws_pictures, goal_cells, play, shown_episodes
+from base.files import write_json
+from base.seeding import derive
 from pipelines.cli import run_main
 from pipelines.common import (
     Run,
@@ -40,6 +31,17 @@ from pipelines.common import (
     source,
 )
 from pipelines.config import SPEAKING, RunConfig
+from probes.latents import (
+    attention_on_rewards,
+    cosines,
+    effective_rank,
+    example_region,
+    latents_of,
+    pooling_attention,
+)
+from probes.probing import FEATURES, Sample, draw_sample, run_probes, untrained
+from probes.swap import Swap, draw_pairs, furthest_pair, swap_latents
+from probes.traces import draws_pictures, goal_cells, play, shown_episodes
 from reports.files import write_csv
 from reports.film import captioned, write_gif
 from reports.probe_figures import (
@@ -51,9 +53,7 @@ from reports.probe_figures import (
     draw_swap_rooms,
     probe_name,
 )
-from training.atomic import write_json
 from training.run_dir import git_sha, now, read_meta
-from training.seeding import derive
 
 FORMAT_VERSION = 1
 SHORT = {"untrained": "un-\ntrained", "raw": "raw\nflat", "raw_pooled": "raw\npooled"}

@@ -17,11 +17,11 @@ import numpy as np
 
 from ad.evaluate import normalized
 from ad.student import CADStudent
+from base.files import atomic_dir
 from pipelines.cli import run_main
 from pipelines.common import Run, StageError, check_method, load_student, open_run, split_settings
 from pipelines.config import STUDENTS, RunConfig
 from tasks.family import Task
-from training.atomic import atomic_dir
 
 COLUMNS = {
     "normalized_return": "normalised return (IQM)",

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from base.errors import UserError
 from pipelines.config import METHODS, RunConfig
 from pipelines.plan import Stage, plan
-from tasks.errors import UserError
 from training.config import load_config
 
 STAGE_MODULES = (

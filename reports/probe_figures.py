@@ -42,7 +42,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
     """Scores of every probe, one line each, for held-out tasks and for other streams.
 
     Args:
-        rows: From `ad.probing.run_probes`.
+        rows: From `probes.probing.run_probes`.
         out_dir: An existing directory; probes.{pdf,png,csv} are written there.
     """
     write_csv(out_dir / "probes.csv", list(rows[0]), (list(row.values()) for row in rows))
@@ -167,7 +167,7 @@ def draw_swap(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
     """Share of steps at the own goal and at that of the other task, before and after a swap.
 
     Args:
-        rows: `ad.swap.Swap.by_episode`.
+        rows: `probes.swap.Swap.by_episode`.
         out_dir: An existing directory; swap.{pdf,png,csv} are written there.
     """
     write_csv(out_dir / "swap.csv", list(rows[0]), (list(row.values()) for row in rows))

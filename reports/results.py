@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 FORMAT_VERSION = 1
 

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 JSON = Any  # whatever json.dumps accepts
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tasks.errors import UserError
+from base.errors import UserError
 from tasks.family import Task
 
 SPLIT_PARTS = ("train", "validation", "test")

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tasks.errors import UserError
-from training.atomic import atomic_dir
+from base.errors import UserError
+from base.files import atomic_dir
 
 
 class CheckpointError(UserError):

@@ -11,8 +11,6 @@ the file itself, the overrides in the order given. Sections merge key by key; li
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +21,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.errors import UserError
+from base.errors import UserError
+from base.hashes import to_plain
 
 COMMAND_LINE = "command line"
 
@@ -60,13 +59,6 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
     return _Builder(cls, str(path), origins).build(cls, _resolve(tree, path), "")
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """A dataclass instance (or mapping) as nested plain dicts and lists, ready for YAML or JSON."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = dataclasses.asdict(config)
-    return json.loads(json.dumps(config))  # tuples become lists, foreign types are refused
-
-
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal instance."""
     # OmegaConf's dumper quotes what its reader would take for a number, such as the string "1e-4"
@@ -91,15 +83,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, got a {type(content).__name__}.")
     return {str(key): value for key, value in content.items()}
-
-
-def config_hash(section: Any) -> str:
-    """16 hex digits of the SHA-256 of a dataclass (or mapping) as canonical JSON.
-
-    Equal values give equal hashes on every machine, whatever the order of their keys.
-    """
-    canonical = json.dumps(to_plain(section), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -21,10 +21,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from tasks.errors import UserError
+from base.errors import UserError
+from base.seeding import derive
 from training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from training.optim import OptimConfig, build_optimizer, build_schedule
-from training.seeding import derive
 
 Batches = Callable[[int, int], Any]
 """(step, micro-batch) -> this process' share of the batch, on its device."""

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import UserError
-from training.atomic import write_json, write_text
-from training.config import read_yaml, to_plain, to_yaml
+from base.errors import UserError
+from base.files import write_json, write_text
+from base.hashes import to_plain
+from training.config import read_yaml, to_yaml
 
 FORMAT_VERSION = 1
 _MISSING = object()

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.errors import UserError
+from base.errors import UserError
 
 
 def write(path: str, text: str = "") -> int:

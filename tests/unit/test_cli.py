@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from base.errors import UserError
 from pipelines.cli import run_main
-from tasks.errors import UserError
 
 
 @dataclass(frozen=True)

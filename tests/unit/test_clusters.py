@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from job_functions import crash, die, linger, refuse, speak, wait_for, write
 
-from tasks.errors import UserError
+from base.errors import UserError
 from training import clusters
 from training.clusters import ClusterError, RayPool, SlurmPool, make_pool
 from training.jobs import Job, JobResult, Listener, run_jobs

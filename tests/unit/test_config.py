@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import pytest
 
-from tasks.errors import UserError
-from training.config import ConfigError, config_hash, load_config, read_yaml, to_yaml
+from base.errors import UserError
+from base.hashes import config_hash
+from training.config import ConfigError, load_config, read_yaml, to_yaml
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from fixtures import CELLS, CHOICE, HEADS, NUMBERS, WIDTH, make_regions, make_student, make_table
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.latents import (
+from ad.policy import OptimalPolicy, StudentPolicy
+from nets.attention import CrossAttention
+from nets.spaces import FieldSpec
+from pipelines.config import RUN_INDEPENDENT
+from probes.latents import (
     attention_on_rewards,
     cosines,
     effective_rank,
@@ -17,8 +21,7 @@ from ad.latents import (
     latents_of,
     pooling_attention,
 )
-from ad.policy import OptimalPolicy, StudentPolicy
-from ad.probing import (
+from probes.probing import (
     CHOOSE,
     FEATURES,
     FIT,
@@ -33,11 +36,8 @@ from ad.probing import (
     targets_of,
     varied_parameters,
 )
-from ad.swap import SwappingPolicy, draw_pairs, furthest_pair, swap_latents
-from ad.traces import cells_of, draws_pictures, goal_cells, play, shown_episodes, trace
-from nets.attention import CrossAttention
-from nets.spaces import FieldSpec
-from pipelines.config import RUN_INDEPENDENT
+from probes.swap import SwappingPolicy, draw_pairs, furthest_pair, swap_latents
+from probes.traces import cells_of, draws_pictures, goal_cells, play, shown_episodes, trace
 from reports.film import background, captioned, trail, write_gif
 from reports.terminal import GOAL, LAST, REACHED, VISITED, bar, beside, room
 from tasks.darkroom import DarkRoomFamily

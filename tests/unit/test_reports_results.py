@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from reports_data import task_entries, write_method, write_run, write_source_curves
 
+from base.errors import UserError
 from reports.aggregate import (
     difference_rows,
     gap_recovered_by_seed,
@@ -13,7 +14,6 @@ from reports.aggregate import (
     stack_methods,
 )
 from reports.results import METHOD_ORDER, ResultsError, load_results, load_source_curves
-from tasks.errors import UserError
 
 COLUMNS = (
     "method n_latents seeds normalized_return ci_low ci_high gap_recovered tasks_solved "

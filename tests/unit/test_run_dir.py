@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from base.files import atomic_dir, atomic_file, write_json, write_npy, write_text
+from base.hashes import content_hash
 from training import run_dir as run_dir_module
-from training.atomic import atomic_dir, atomic_file, content_hash, write_json, write_npy, write_text
 from training.run_dir import RunDirError, claim_run_dir, git_sha, mark_done, read_meta, stage_done
 
 

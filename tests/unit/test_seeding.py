@@ -1,9 +1,4 @@
-import random
-
-import numpy as np
-import torch
-
-from training.seeding import derive, seed_everything
+from base.seeding import derive
 
 
 def test_derived_seeds_stay_what_they_were():
@@ -17,11 +12,3 @@ def test_derived_seeds_differ_by_every_argument():
     seeds += [derive(0, "1"), derive(0, 1), derive(0, *range(3))]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= derive(7, i) < 2**31 for i in range(1000))
-
-
-def test_seed_everything_repeats_every_generator():
-    def draw() -> list[float]:
-        seed_everything(5)
-        return [random.random(), float(np.random.random()), torch.rand(()).item()]
-
-    assert draw() == draw()

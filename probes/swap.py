@@ -16,9 +16,9 @@ import torch
 
 from ad.policy import StudentPolicy
 from ad.student import CADStudent
-from ad.traces import Trace, cells_of, goal_cells, trace
 from nets.embeddings import Regions
 from nets.spaces import FieldSpec
+from probes.traces import Trace, cells_of, goal_cells, trace
 from tasks.family import Task, TaskFamily
 
 Pair = tuple[Task, Task]

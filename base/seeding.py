@@ -1,10 +1,6 @@
 """Seeds: one per run, and from it one per purpose, so that no two random streams are the same."""
 
 import hashlib
-import random
-
-import numpy as np
-import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -18,14 +14,3 @@ def derive(seed: int, *names: str | int) -> int:
     """
     text = repr((seed, *names))  # repr keeps 1 and "1", ("a", "b") and ("ab",) apart
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators, those of all accelerators included.
-
-    Args:
-        seed: any non-negative integer below 2**32.
-    """
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # seeds CUDA, MPS and XPU too

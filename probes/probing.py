@@ -22,11 +22,11 @@ from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from ad.batches import TripleSource
-from ad.latents import chunked, latents_of
 from ad.student import CADStudent
-from ad.traces import cells_of
 from nets.embeddings import Regions
 from nets.spaces import FieldSpec
+from probes.latents import chunked, latents_of
+from probes.traces import cells_of
 from tasks.family import Task
 
 FEATURES = ("untrained", "latents", "raw", "raw_pooled")

@@ -1,11 +1,10 @@
-"""Files and folders that are either whole or absent, and the hashes that name their content.
+"""Files and folders that are either whole or absent.
 
 Everything is written under a temporary name in the same folder, flushed to disk and renamed:
 whoever is interrupted leaves no half-written result behind, and whoever reads sees the old or the
 new one.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -78,26 +77,6 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
     """Write one array as .npy atomically; never pickles."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-
-
-def content_hash(*paths: str | Path) -> str:
-    """16 hex digits of the SHA-256 of files, or of all files under folders with relative names.
-
-    Times, owners and the paths' own names do not matter.
-
-    Raises:
-        FileNotFoundError: a path is neither a file nor a folder.
-    """
-    digest = hashlib.sha256()
-    for path in map(Path, paths):
-        files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
-        for file in files:
-            name = "" if file == path else file.relative_to(path).as_posix()
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{name}\0{content}\n".encode())
-        digest.update(b"\0")  # where one path ends and the next begins
-    return digest.hexdigest()[:16]
 
 
 def _temporary_name(path: Path) -> Path:

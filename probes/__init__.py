@@ -1,0 +1,1 @@
+"""What latents hold and what acting costs: probing, swaps, traces, milliseconds and bytes."""
