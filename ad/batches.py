@@ -7,17 +7,15 @@ the same data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from ad.objectives import Triple
+from ad.model import Triple
 from base.seeding import derive
-from nets.embeddings import Regions
-
-REGION_FIELDS = [field.name for field in fields(Regions)]
+from nets.regions import REGION_FIELDS, Regions
 
 
 class Table(Protocol):
@@ -34,8 +32,9 @@ class SamplingConfig:
     """How triples are drawn.
 
     Attributes:
-        history_stride: Largest s: the previous region lies 1 ... s regions back, drawn per row.
-            Larger strides make the improvement inside one sample steeper.
+        history_stride: Largest s: the nearest previous region lies 1 ... s regions back, drawn per
+            row; older ones lie consecutively before it. Larger strides make the improvement inside
+            one sample steeper.
         max_region: Regions of a history used as current ones, from its start; 0 uses all.
     """
 
@@ -56,6 +55,7 @@ class TripleSource:
         sampling: Strides and regions used.
         batch_size: Rows of the global batch of one update.
         n_context_regions: R, previous regions per row.
+        max_stride: Farthest the nearest previous region may lie back, whatever the sampling says.
         seed: Of the drawing.
         device: Where batches go; on a GPU the whole table is kept there.
         rank: This process.
@@ -70,6 +70,7 @@ class TripleSource:
         *,
         batch_size: int,
         n_context_regions: int = 1,
+        max_stride: int | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -86,6 +87,7 @@ class TripleSource:
         self.sampling = sampling
         self.batch_size = batch_size
         self.n_context_regions = n_context_regions
+        self.max_stride = max_stride or sampling.history_stride
         self.seed = seed
         self.device = torch.device(device)
         self.rank, self.world_size, self.accumulation_steps = rank, world_size, accumulation_steps
@@ -103,7 +105,7 @@ class TripleSource:
         rng = np.random.default_rng(derive(self.seed, "batch", step))
         rows = self.rows[rng.integers(len(self.rows), size=self.batch_size)]
         strides = rng.integers(1, self.sampling.history_stride + 1, size=self.batch_size)
-        return rows, strides
+        return rows, np.minimum(strides, self.max_stride)
 
     def __call__(self, step: int, micro: int = 0) -> Triple:
         """Return this process' share of micro-batch `micro` of update `step`."""
@@ -113,21 +115,23 @@ class TripleSource:
         return self.gather(rows[share], strides[share])
 
     def gather(self, rows: np.ndarray, strides: np.ndarray) -> Triple:
-        """Return the triples of current regions `rows` (B,) with contexts `strides` (B,) apart.
+        """Return the triples of current regions `rows` (B,), the nearest context `strides` back.
 
         A stride that reaches before the history's start is shortened to it: only region 0 has no
-        context at all.
+        context at all. Of a context of several regions, those before the history's start are
+        absent.
         """
         region = self.table.region[rows]
         strides = np.minimum(strides, np.maximum(region, 1))
-        back = np.arange(self.n_context_regions, 0, -1) * strides[:, None]  # (B, R)
+        # As in acting: the nearest region, and those that came right before it.
+        back = strides[:, None] + np.arange(self.n_context_regions - 1, -1, -1)  # (B, R)
         has_context = back <= region[:, None]
-        context_rows = np.where(has_context, rows[:, None] - back, rows[:, None])
-        return Triple(
-            self._regions(context_rows),
-            torch.from_numpy(has_context).to(self.device),
-            self._regions(rows),
-        )
+        context_rows = np.where(has_context, rows[:, None] - back, 0)
+        context = self._regions(context_rows)
+        present = torch.from_numpy(has_context).to(self.device)
+        if not has_context.all():
+            context = context.map(lambda field: _blanked(field, present))
+        return Triple(context, present, self._regions(rows))
 
     def _regions(self, rows: np.ndarray) -> Regions:
         if self._on_device is not None:
@@ -136,3 +140,9 @@ class TripleSource:
         return Regions(
             **{name: torch.from_numpy(self.table.columns[name][rows]) for name in REGION_FIELDS}
         )
+
+
+def _blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Zero what is absent; `field` (B, R, L, ...), `present` (B, R)."""
+    shown = present.view(*present.shape, *[1] * (field.ndim - 2))
+    return torch.where(shown, field, torch.zeros((), dtype=field.dtype, device=field.device))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compression.latents import Latents
 from nets.attention import KeyValueCache
 from nets.transformer import Memory, Transformer
 
@@ -23,11 +24,6 @@ class DecoderConfig:
     n_layers: int = 4
     dropout: float = 0.0
 
-    def __post_init__(self) -> None:
-        """Refuse a decoder without blocks."""
-        if self.n_layers < 1:
-            raise ValueError(f"n_layers is {self.n_layers}, expected at least 1")
-
 
 @dataclass
 class DecoderState:
@@ -35,10 +31,12 @@ class DecoderState:
 
     Attributes:
         memory: Each block's keys and values of the latents, projected once per region.
+        memory_mask: (n, M) bool, or None.
         caches: Each block's keys and values of the steps so far.
     """
 
     memory: list[Memory]
+    memory_mask: Tensor | None
     caches: list[KeyValueCache]
 
     @property
@@ -70,23 +68,30 @@ class Decoder(nn.Module):
         )
         self.action_head = nn.Linear(d_model, n_outputs)
 
-    def forward(self, tokens: Tensor, latents: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, latents: Latents) -> Tensor:
         """Return action parameters (B, T, P) for step tokens (B, T, D) given latents (B, M, D)."""
-        x = tokens + self.positions[: tokens.shape[1]]
-        hidden = self.layers(x, is_causal=True, memory=self.layers.project_memory(latents))
+        hidden = self.layers(
+            tokens + self.positions[: tokens.shape[1]],
+            is_causal=True,
+            memory=self.layers.project_memory(latents.values),
+            memory_mask=latents.mask,
+        )
         return self.action_head(hidden)
 
-    def start(self, latents: Tensor, state: DecoderState | None = None) -> DecoderState:
+    def start(self, latents: Latents, state: DecoderState | None = None) -> DecoderState:
         """Begin a region: project latents (B, M, D), empty the caches (`state`'s are reused)."""
-        memory = self.layers.project_memory(latents)
+        memory = self.layers.project_memory(latents.values)
         if state is None:
-            return DecoderState(memory, self.layers.new_caches(len(latents), self.region_len))
+            caches = self.layers.new_caches(len(latents.values), self.region_len)
+            return DecoderState(memory, latents.mask, caches)
         for cache in state.caches:
             cache.rewind()
-        return DecoderState(memory, state.caches)
+        return DecoderState(memory, latents.mask, state.caches)
 
     def step(self, token: Tensor, state: DecoderState) -> Tensor:
         """Return action parameters (B, P) for the next step token (B, 1, D), kept in `state`."""
         x = token + self.positions[state.caches[0].length]
-        hidden = self.layers(x, memory=state.memory, caches=state.caches)
+        hidden = self.layers(
+            x, memory=state.memory, memory_mask=state.memory_mask, caches=state.caches
+        )
         return self.action_head(hidden[:, 0])

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from ad.batches import TripleSource
-from ad.objectives import Triple, masked_mean
+from ad.model import InContextModel
+from ad.objectives import masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
-from ad.student import CADStudent
 from base.seeding import derive
-from nets.actions import ActionDistribution
 from tasks.family import FamilyError, Task, TaskFamily
 
 
@@ -95,12 +94,16 @@ class Evaluation:
 
     Attributes:
         returns: (tasks, seeds, episodes) float32.
+        starts: (tasks, seeds, episodes) int64, the step at which an episode began.
+        cells_visited: (tasks, seeds, episodes) float32, or None; see `ad.rollout.Rollout`.
         ms_per_action: Milliseconds per environment step, all streams together.
         action_accuracy_optimal: Share of actions in the final episodes that the expert might take,
             or None where the family has no expert.
     """
 
     returns: np.ndarray
+    starts: np.ndarray
+    cells_visited: np.ndarray | None
     ms_per_action: float
     action_accuracy_optimal: float | None
 
@@ -162,8 +165,15 @@ def evaluate_policy(
     result = rollout(
         make_policy(streams), family, streams, n_episodes=n_episodes, seed=seed, on_step=agreement
     )
-    returns = result.returns.reshape(len(tasks), n_seeds, n_episodes)
-    return Evaluation(returns, result.ms_per_action, agreement.share)
+    shape = (len(tasks), n_seeds, n_episodes)
+    visited = result.cells_visited
+    return Evaluation(
+        result.returns.reshape(shape),
+        result.starts.reshape(shape),
+        None if visited is None else visited.reshape(shape),
+        result.ms_per_action,
+        agreement.share,
+    )
 
 
 def normalized(returns: np.ndarray, family: TaskFamily, tasks: Sequence[Task]) -> np.ndarray:
@@ -217,55 +227,32 @@ def validation_scores(
 
 
 @torch.inference_mode()
-def reconstruction_metrics(student: CADStudent, source: TripleSource) -> dict[str, Any]:
-    """How well raw regions can be read back from their latents, by the student's own head.
-
-    Args:
-        student: Its reconstruction head should have been trained.
-        source: Draws the triples; the current regions of its first batch are used.
-
-    Returns:
-        `rec_<field>` as `ReconstructionHead.loss` gives them, and `reconstruction_accuracy`, the
-        mean over observations, actions and next observations (None where one is not of classes).
-    """
-    regions = source(0).query
-    _, fields = student.reconstruction.loss(student.compress(regions), regions)
-    names = ("observations", "actions", "next_observations")
-    known = all(student.reconstruction.specs[name].kind == "classes" for name in names)
-    scores = {name: float(value) for name, value in fields.items()}
-    mean = sum(scores[f"rec_{name}"] for name in names) / len(names)
-    return scores | {"reconstruction_accuracy": mean if known else None}
-
-
-@torch.inference_mode()
 def offline_metrics(
-    model: Callable[[Triple], torch.Tensor],
-    actions: ActionDistribution,
-    source: TripleSource,
-    teacher: Callable[[Triple], torch.Tensor] | None = None,
+    model: InContextModel, source: TripleSource, teacher: InContextModel | None = None
 ) -> dict[str, Any]:
     """Agreement on recorded test regions.
 
     Args:
-        model: Maps triples to action parameters (B, L, P).
-        actions: The action distribution.
+        model: Any in-context model.
         source: Draws the triples; its first batch is used.
         teacher: Compared by KL(teacher || model) where given.
 
     Returns:
         `action_accuracy_recorded`, `action_nll_recorded`, `teacher_kl` (None without a teacher).
     """
-    batch = source(0)
-    parameters = model(batch)
-    mask = batch.query.mask
+    batch, actions = source(0), model.actions
+    output = model(batch)
+    mask = batch.query.mask if output.mask is None else output.mask
     recorded = batch.query.actions
-    same = (actions.mode(parameters) == recorded).reshape(*mask.shape, -1).all(-1).float()
+    same = (actions.mode(output.parameters) == recorded).reshape(*mask.shape, -1).all(-1).float()
     known = actions.spec.kind == "classes"
     kl = None
     if teacher is not None:
-        kl = float(masked_mean(actions.kl(teacher(batch), parameters), mask))
+        target = teacher(batch).parameters
+        kl = float(masked_mean(actions.kl(target, output.parameters), mask))
+    nll = actions.nll(output.parameters, recorded)
     return {
         "action_accuracy_recorded": float(masked_mean(same, mask)) if known else None,
-        "action_nll_recorded": float(masked_mean(actions.nll(parameters, recorded), mask)),
+        "action_nll_recorded": float(masked_mean(nll, mask)),
         "teacher_kl": kl,
     }

@@ -2,47 +2,19 @@
 
 `PretrainObjective` is L_pre = L_rec + λ_cap · R(Z); `ActionObjective` is
 L_AD = α · ℓ_task + β · τ² · KL(p_T || p_A) and, with γ > 0, L_joint = L_AD + γ · L_rec. The teacher
-enters as any module that maps the raw context to action parameters.
+enters as any in-context model of full raw context.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from ad.model import InContextModel, Triple
 from ad.student import CADStudent
-from nets.embeddings import Regions
-
-
-@dataclass
-class Triple:
-    """A batch of (X, q, Y): previous regions, whether there are any, and current regions.
-
-    Attributes:
-        context: The R previous regions per row, nearest last: fields (B, R, L, ...).
-        has_context: (B, R) bool.
-        query: Current regions: fields (B, L, ...); their actions are the targets Y.
-    """
-
-    context: Regions
-    has_context: Tensor
-    query: Regions
-
-    def to(self, device: torch.device | str) -> Triple:
-        """Return the batch on a device."""
-        return Triple(self.context.to(device), self.has_context.to(device), self.query.to(device))
-
-    @property
-    def previous(self) -> Regions:
-        """The nearest previous region of every row: fields (B, L, ...)."""
-        return self.context.map(lambda field: field[:, -1])
-
-    @property
-    def has_previous(self) -> Tensor:
-        """(B,) bool, whether there is one."""
-        return self.has_context[:, -1]
 
 
 @dataclass(frozen=True)
@@ -54,8 +26,10 @@ class LossConfig:
         beta: β, weight of the divergence from the teacher; 0 needs no teacher.
         tau: τ, softening temperature of the divergence.
         gamma: γ, weight of reconstruction.
-        lambda_cap: λ_cap, weight of the capacity term R(Z), here the mean square of the latents.
+        lambda_cap: λ_cap, weight of the capacity term R(Z), which a bottleneck with a limited
+            capacity returns (`compressor.bottleneck`).
         label_smoothing: Of the cross-entropy.
+        weights: Of the compressor's own auxiliary losses by name; 1 where not named.
     """
 
     alpha: float = 1.0
@@ -64,6 +38,7 @@ class LossConfig:
     gamma: float = 0.0
     lambda_cap: float = 0.0
     label_smoothing: float = 0.0
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse weights that no loss can be made of."""
@@ -81,33 +56,52 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp_min(1)
 
 
-class PretrainObjective(nn.Module):
-    """L_pre: reconstruct the raw region from its latents."""
+def auxiliary_loss(
+    losses: Mapping[str, Tensor], lambda_cap: float, weights: Mapping[str, float]
+) -> Tensor | float:
+    """Return the weighted sum of a compressor's own losses; `capacity` is weighted by λ_cap."""
+    every = {"capacity": lambda_cap, **weights}
+    return sum((every.get(name, 1.0) * loss for name, loss in losses.items()), 0.0)
 
-    def __init__(self, student: CADStudent, lambda_cap: float = 0.0) -> None:
+
+class PretrainObjective(nn.Module):
+    """L_pre: reconstruct the raw region from its latents.
+
+    Args:
+        student: The module trained.
+        lambda_cap: λ_cap.
+        weights: Of the compressor's own losses, as in `LossConfig`.
+    """
+
+    def __init__(
+        self,
+        student: CADStudent,
+        lambda_cap: float = 0.0,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.lambda_cap = lambda_cap
+        self.weights = dict(weights or {})
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of the current regions of a batch."""
         latents = self.student.compress(batch.query)
-        reconstruction, metrics = self.student.reconstruction.loss(latents, batch.query)
-        capacity = latents.square().mean()
-        loss = reconstruction + self.lambda_cap * capacity
-        metrics |= {"rec_loss": reconstruction, "capacity": capacity, "loss": loss}
-        return loss, {name: value.detach() for name, value in metrics.items()}
+        reconstruction, fields = self.student.reconstruct(latents, batch.query)
+        loss = reconstruction + auxiliary_loss(latents.losses, self.lambda_cap, self.weights)
+        metrics = {"rec_loss": reconstruction, **fields, **latents.losses, **latents.metrics}
+        return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}
 
 
 class ActionObjective(nn.Module):
-    """L_AD and L_joint of a student (or any module with the same call).
+    """L_AD and L_joint of an in-context model.
 
     Args:
         student: The module trained.
         loss: Weights.
-        teacher: Maps a `Triple` to action parameters (B, L, P); needed if beta > 0. It is not a
-            submodule: it is neither trained nor saved nor synchronised.
-        freeze_compressor: Whether Cθ gets no gradient.
+        teacher: An in-context model of full raw context; needed if beta > 0. It is not a submodule:
+            it is neither trained nor saved nor synchronised.
+        freeze_compressor: Whether Cθ gets no gradient, and acts without dropout.
 
     Raises:
         ValueError: If beta > 0 and there is no teacher.
@@ -117,7 +111,7 @@ class ActionObjective(nn.Module):
         self,
         student: CADStudent,
         loss: LossConfig,
-        teacher: nn.Module | None = None,
+        teacher: InContextModel | None = None,
         *,
         freeze_compressor: bool = False,
     ) -> None:
@@ -126,34 +120,38 @@ class ActionObjective(nn.Module):
             raise ValueError(f"beta is {loss.beta}, which needs a teacher, but there is none")
         self.student = student
         self.config = loss
-        self._teacher = [teacher]  # a list hides it from nn.Module
-        self.frozen = student.compressor_parameters() if freeze_compressor else []
-        for parameter in self.frozen:
-            parameter.requires_grad_(False)
+        self._hidden = (teacher, student.compressor_modules if freeze_compressor else [])
+        for module in self._hidden[1]:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ActionObjective:
+        """Switch to training, all but what is frozen."""
+        super().train(mode)
+        for module in self._hidden[1]:
+            module.eval()
+        return self
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""
         config, actions, query = self.config, self.student.actions, batch.query
-        parameters, latents = self.student(batch.previous, batch.has_previous, query)
+        output = self.student(batch)
         nll = masked_mean(
-            actions.nll(parameters, query.actions, config.label_smoothing), query.mask
+            actions.nll(output.parameters, query.actions, config.label_smoothing), query.mask
         )
         loss = config.alpha * nll
-        metrics = {"action_nll": nll.detach()}
-        teacher = self._teacher[0]
+        loss = loss + auxiliary_loss(output.losses, config.lambda_cap, config.weights)
+        metrics = {"action_nll": nll, **output.losses, **output.metrics}
+        teacher = self._hidden[0]
         if teacher is not None and config.beta > 0:
             with torch.no_grad():
-                target = teacher(batch)
-            kl = masked_mean(actions.kl(target, parameters, config.tau), query.mask)
+                target = teacher(batch).parameters
+            kl = masked_mean(actions.kl(target, output.parameters, config.tau), query.mask)
             loss = loss + config.beta * config.tau**2 * kl
-            metrics["teacher_kl"] = kl.detach()
-        if config.gamma > 0:
-            seen = batch.previous.map(lambda field: field)
+            metrics["teacher_kl"] = kl
+        if config.gamma > 0 and output.latents is not None:
+            seen = batch.previous
             seen.mask = seen.mask & batch.has_previous[:, None]
-            reconstruction, fields = self.student.reconstruction.loss(latents, seen)
+            reconstruction, fields = self.student.reconstruct(output.latents, seen)
             loss = loss + config.gamma * reconstruction
-            metrics |= {"rec_loss": reconstruction.detach(), **fields}
-        if config.lambda_cap > 0:
-            loss = loss + config.lambda_cap * latents.square().mean()
-        metrics["loss"] = loss.detach()
-        return loss, metrics
+            metrics |= {"rec_loss": reconstruction, **fields}
+        return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}

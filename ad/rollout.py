@@ -7,10 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ad.policy import Policy
+from nets.spaces import SpaceError, field_spec
 from tasks.family import Task, TaskFamily
 from tasks.vector import final_observations
+
+MOST_CELLS = 4096
+"""Joint observations above which nobody counts which ones an episode visited."""
 
 
 @dataclass
@@ -19,12 +24,37 @@ class Rollout:
 
     Attributes:
         returns: (n, episodes) float32, undiscounted return of every episode.
+        starts: (n, episodes) int64, the stream's step, from 0, at which every episode began.
+        cells_visited: (n, episodes) float32, different observations of every episode, its first
+            and its last among them; None where they are not of few classes.
         ms_per_action: Mean wall-clock milliseconds per environment step of `act` and `observe`, all
             streams together.
     """
 
     returns: np.ndarray
+    starts: np.ndarray
+    cells_visited: np.ndarray | None
     ms_per_action: float
+
+
+class _Cells:
+    """Which of a family's discrete observations each stream has seen in its open episode."""
+
+    def __init__(self, shape: tuple[int, ...], n: int) -> None:
+        self.shape = shape
+        self.seen = np.zeros((n, int(np.prod(shape))), dtype=bool)
+
+    def see(self, observations: np.ndarray) -> None:
+        axes = observations.reshape(len(self.seen), -1).astype(np.int64).T
+        self.seen[np.arange(len(self.seen)), np.ravel_multi_index(tuple(axes), self.shape)] = True
+
+    @staticmethod
+    def of(family: TaskFamily, n: int) -> _Cells | None:
+        try:
+            shape = field_spec(family.observation_space, "observation").n_classes
+        except SpaceError:
+            return None
+        return _Cells(shape, n) if shape and np.prod(shape) <= MOST_CELLS else None
 
 
 def rollout(
@@ -51,24 +81,44 @@ def rollout(
     observations, _ = env.reset(seed=seed)
     policy.reset(n, seed)
     returns = np.zeros((n, n_episodes), dtype=np.float32)
+    starts = np.zeros((n, n_episodes), dtype=np.int64)
+    visited = np.zeros((n, n_episodes), dtype=np.float32)
     episode = np.zeros(n, dtype=np.int64)
     streams = np.arange(n)
+    cells = _Cells.of(family, n)
     seconds, steps = 0.0, 0
     while (episode < n_episodes).any():
-        began = time.perf_counter()
+        began = _now()
         actions = policy.act(observations)
-        seconds += time.perf_counter() - began
+        seconds += _now() - began
         if on_step is not None:
             on_step(observations, actions)
         next_observations, rewards, terminated, truncated, infos = env.step(actions)
-        running = episode < n_episodes
-        returns[streams[running], episode[running]] += rewards[running]
-        began = time.perf_counter()
+        running = streams[episode < n_episodes]
+        returns[running, episode[running]] += rewards[running]
+        began = _now()
         true_next = final_observations(next_observations, infos)
         policy.observe(rewards, terminated, truncated, true_next)
-        seconds += time.perf_counter() - began
-        episode += terminated | truncated
-        observations = next_observations
+        seconds += _now() - began
         steps += 1
+        ended = terminated | truncated
+        if cells is not None:
+            cells.see(observations)
+            cells.see(true_next)
+            done = running[ended[running]]
+            visited[done, episode[done]] = cells.seen[done].sum(1)
+            cells.seen[ended] = False
+        episode += ended
+        begun = streams[ended & (episode < n_episodes)]
+        starts[begun, episode[begun]] = steps
+        observations = next_observations
     env.close()
-    return Rollout(returns, 1000.0 * seconds / max(steps, 1))
+    counted = visited if cells is not None else None
+    return Rollout(returns, starts, counted, 1000.0 * seconds / max(steps, 1))
+
+
+def _now() -> float:
+    """Seconds, all that was asked of an accelerator being done."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

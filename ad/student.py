@@ -1,46 +1,32 @@
-"""The student, what is shipped: encoders, compressor, decoder in one `PreTrainedModel`.
+"""The student, what is shipped: encoders, compressor, memory, decoder in one `PreTrainedModel`.
 
 `CADStudent.from_pretrained(path)` and `save_pretrained(path)` read and write `config.json` and
-`model.safetensors`. Shapes: B batch, T steps, L region length, M latents, D width, P action
-parameters.
+`model.safetensors`. Shapes: B batch, T steps, L region length, R regions, M latents, D width,
+P action parameters.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
+from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from base.hashes import to_plain
+from compression.bottleneck import build_bottleneck
 from compression.compressor import CompressorConfig, build_compressor, compressor_class
+from compression.latents import Latents
+from compression.memory import MemoryConfig, build_memory
 from compression.reconstruction import ReconstructionConfig, ReconstructionHead
 from nets.actions import ActionDistribution
-from nets.embeddings import RawFeatures, Regions, StepEncoder, TransitionEncoder
+from nets.embeddings import RawFeatures, StepEncoder, TransitionEncoder
+from nets.regions import Regions, Steps
+from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes shared by student and teacher.
-
-    Attributes:
-        d_model: Width D of tokens and latents.
-        n_heads: Attention heads; must divide d_model.
-    """
-
-    d_model: int = 64
-    n_heads: int = 4
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no layer can be built with."""
-        if self.n_heads < 1 or self.d_model < 2 or self.d_model % self.n_heads or self.d_model % 2:
-            raise ValueError(
-                f"d_model is {self.d_model} and n_heads {self.n_heads}, expected an even d_model "
-                "that is a multiple of n_heads"
-            )
 
 
 @dataclass(frozen=True)
@@ -49,6 +35,7 @@ class StudentParts:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
@@ -60,7 +47,7 @@ class StudentConfig(PretrainedConfig):
         observation: Observation field, `FieldSpec.to_json()`.
         action: Action field, likewise.
         region_len: L, transitions in a region.
-        parts: Nested settings, `dataclasses.asdict(StudentParts)`.
+        parts: Nested settings, `base.hashes.to_plain(StudentParts)`.
         provenance: Where the weights come from (method, split identity, task family); free form.
         kwargs: Passed to transformers.
     """
@@ -79,7 +66,7 @@ class StudentConfig(PretrainedConfig):
         self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
         self.action = action or FieldSpec("classes", (), (2,)).to_json()
         self.region_len = region_len
-        self.parts = parts or asdict(StudentParts())
+        self.parts = parts or to_plain(StudentParts())
         self.provenance = provenance or {}
         super().__init__(**kwargs)
 
@@ -89,15 +76,34 @@ class StudentConfig(PretrainedConfig):
         return StudentParts(
             ModelConfig(**self.parts["model"]),
             CompressorConfig(**self.parts["compressor"]),
+            MemoryConfig(**self.parts["memory"]),
             ReconstructionConfig(**self.parts["reconstruction"]),
             DecoderConfig(**self.parts["decoder"]),
         )
 
 
-class CADStudent(PreTrainedModel):
+@dataclass
+class StudentState:
+    """What a student keeps while acting: its memory over regions and the current region's caches.
+
+    Attributes:
+        memory: Of `compression.memory`.
+        decoder: Keys and values of latents and steps.
+    """
+
+    memory: Any
+    decoder: DecoderState
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes the decoder attends to, at full length; latents are held as keys and values."""
+        return self.decoder.n_bytes
+
+
+class CADStudent(InContextModel):
     """Compressor and decoder with their token encoders.
 
-    The transition encoder belongs to the compressor Cθ: it is frozen with it.
+    The transition encoder and the bottleneck belong to the compressor Cθ: they are frozen with it.
     """
 
     config_class = StudentConfig
@@ -108,75 +114,136 @@ class CADStudent(PreTrainedModel):
         parts = config.student_parts
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
-        sizes = {
-            "d_model": parts.model.d_model,
-            "n_heads": parts.model.n_heads,
-            "region_len": config.region_len,
-        }
+        width, n_latents = parts.model.d_model, parts.compressor.n_latents
+        region = {"d_model": width, "region_len": config.region_len}
+        sizes = {**region, "n_heads": parts.model.n_heads}
         self.actions = ActionDistribution(action)
+        self.scaling = FieldScaling(observation, action)
         self.raw_features = RawFeatures(observation, action)
-        is_raw = compressor_class(parts.compressor.kind).tokens == "raw"
-        extra = {"n_features": self.raw_features.width} if is_raw else {}
-        self.compressor = build_compressor(parts.compressor, **sizes, **extra)
-        self.transition_encoder = TransitionEncoder(observation, action, parts.model.d_model)
-        self.reconstruction = ReconstructionHead(observation, action, parts.reconstruction, **sizes)
-        self.step_encoder = StepEncoder(observation, action, parts.model.d_model)
-        self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
-        self.no_context = nn.Parameter(
-            torch.randn(parts.compressor.n_latents, parts.model.d_model) * 0.02
-        )
+        self.reads_raw = compressor_class(parts.compressor.kind).tokens == "raw"
+        extra = {"n_features": self.raw_features.width} if self.reads_raw else {}
+        with seeded_part("compressor"):
+            self.compressor = build_compressor(parts.compressor, **sizes, **extra)
+        with seeded_part("bottleneck"):
+            self.bottleneck = build_bottleneck(parts.compressor, width)
+        with seeded_part("transition_encoder"):
+            self.transition_encoder = TransitionEncoder(observation, action, width)
+        with seeded_part("memory"):
+            self.memory = build_memory(parts.memory, n_latents=n_latents, **region)
+        with seeded_part("reconstruction"):
+            self.reconstruction = ReconstructionHead(
+                observation, action, parts.reconstruction, n_latents=n_latents, **sizes
+            )
+        with seeded_part("step_encoder"):
+            self.step_encoder = StepEncoder(observation, action, width)
+        with seeded_part("decoder"):
+            self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
+        self.n_context_regions = self.memory.n_regions
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Keep what each module's constructor drew."""
+    @property
+    def context_tokens(self) -> int:
+        """Latent tokens of the memory + L."""
+        return self.memory.n_tokens + self.region_len
 
     @property
-    def region_len(self) -> int:
-        """L."""
-        return self.config.region_len
+    def compressor_modules(self) -> list[nn.Module]:
+        """Cθ: compressor, bottleneck, and the transition encoder where it is read."""
+        encoder = [] if self.reads_raw else [self.transition_encoder]
+        return [self.compressor, self.bottleneck, *encoder]
 
-    def compressor_tokens(self, context: Regions) -> Tensor:
-        """Return what this student's compressor reads of regions: (B, T, D) or raw (B, T, F)."""
-        if self.compressor.tokens == "raw":
-            return self.raw_features(context)
-        return self.transition_encoder(context)
-
-    def compress(self, context: Regions, has_context: Tensor | None = None) -> Tensor:
-        """Return latents (B, M, D) of completed regions.
-
-        Args:
-            context: Previous regions.
-            has_context: (B,) bool; where False the learned "no context" latents are returned
-                instead.
-        """
-        latents = self.compressor(self.compressor_tokens(context), context.mask)
-        if has_context is None:
-            return latents
-        return torch.where(has_context[:, None, None], latents, self.empty_latents(len(latents)))
-
-    def empty_latents(self, batch: int) -> Tensor:
-        """Return the learned "no context" latents (B, M, D)."""
-        return self.no_context.expand(batch, -1, -1)
-
-    def decode(self, query: Regions, latents: Tensor) -> Tensor:
-        """Return action parameters (B, T, P) at every step of current regions."""
-        return self.decoder(self.step_encoder(query), latents)
-
-    def forward(
-        self, context: Regions, has_context: Tensor, query: Regions
-    ) -> tuple[Tensor, Tensor]:
-        """Return action parameters (B, T, P) and latents (B, M, D)."""
-        latents = self.compress(context, has_context)
-        return self.decode(query, latents), latents
-
-    def start(self, latents: Tensor, state: DecoderState | None = None) -> DecoderState:
-        """Begin acting in a new region; see `Decoder.start`."""
-        return self.decoder.start(latents, state)
-
-    def step(self, token: Tensor, state: DecoderState) -> Tensor:
-        """Return action parameters (B, P) for the next step token (B, 1, D)."""
-        return self.decoder.step(token, state)
+    @property
+    def acting_modules(self) -> list[nn.Module]:
+        """All but the reconstruction head."""
+        return [*self.compressor_modules, self.memory, self.step_encoder, self.decoder]
 
     def compressor_parameters(self) -> list[nn.Parameter]:
-        """Parameters of Cθ: compressor and transition encoder."""
-        return [*self.compressor.parameters(), *self.transition_encoder.parameters()]
+        """Parameters of Cθ."""
+        return [p for module in self.compressor_modules for p in module.parameters()]
+
+    def fit_statistics(self, regions: Regions) -> None:
+        """Fit scaling, and compressors without gradients, on training regions (N, L, ...)."""
+        self.scaling.fit(regions)
+        with torch.no_grad():
+            self.compressor.fit(self.compressor_tokens(regions), regions.mask)
+
+    def compressor_tokens(self, regions: Regions) -> Tensor:
+        """Return what this student's compressor reads of regions: (B, T, D) or raw (B, T, F)."""
+        scaled = self.scaling.regions(regions)
+        return self.raw_features(scaled) if self.reads_raw else self.transition_encoder(scaled)
+
+    def compress(self, regions: Regions) -> Latents:
+        """Return latents (B, M, D) of completed regions (B, T, ...)."""
+        return self.bottleneck(self.compressor(self.compressor_tokens(regions), regions.mask))
+
+    def reconstruct(
+        self, latents: Latents, regions: Regions, head: ReconstructionHead | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_rec of regions read from their latents, and each field's score.
+
+        Fields are weighted by 1 / marginal uncertainty: guessing costs 1 (`FieldScaling`).
+
+        Args:
+            latents: (B, M, D).
+            regions: Those they came from, (B, L, ...).
+            head: Another head than the student's own.
+        """
+        head = head or self.reconstruction
+        return head.loss(latents, self.scaling.regions(regions), self.scaling.weights())
+
+    def decode(self, query: Regions, latents: Latents) -> Tensor:
+        """Return action parameters (B, T, P) at every step of current regions.
+
+        Args:
+            query: Current regions.
+            latents: What the memory holds, (B, N, D).
+        """
+        return self.decoder(self.step_encoder(self.scaling.steps(Steps.of(query))), latents)
+
+    def forward(self, batch: Triple) -> Output:
+        """Compress every previous region, lead the memory over them, decode the current one."""
+        context, has_context = batch.nearest(self.n_context_regions)
+        rows, n_regions = has_context.shape
+        flat = context.map(lambda field: field.flatten(0, 1))
+        # What is not there is compressed too, unread: an empty mask would leave nothing to attend.
+        flat.mask = flat.mask | ~has_context.reshape(-1, 1)
+        every = self.compress(flat)
+        regions = [_of_region(every, rows, k) for k in range(n_regions)]
+        state = self.memory.start(rows)
+        for k, latents in enumerate(regions):
+            state = self.memory.update(state, latents, has_context[:, k])
+        parameters = self.decode(batch.query, self.memory.read(state))
+        return Output(parameters, regions[-1], every.losses, every.metrics)
+
+    def start(self, n: int) -> StudentState:
+        """Return n streams that have seen no region."""
+        memory = self.memory.start(n)
+        return StudentState(memory, self.decoder.start(self.memory.read(memory)))
+
+    def step(self, steps: Steps, state: StudentState) -> Tensor:
+        """Return action parameters (n, P) for the next step."""
+        token = self.step_encoder(self.scaling.steps(steps))
+        return self.decoder.step(token, state.decoder)
+
+    def border(self, region: Regions, state: StudentState) -> StudentState:
+        """Compress a completed region (n, L, ...), drop it, and begin the next."""
+        return self.remember(self.compress(region), state)
+
+    def remember(
+        self, latents: Latents, state: StudentState, present: Tensor | None = None
+    ) -> StudentState:
+        """Take a region's latents (n, M, D) into the memory, where `present`; begin the next."""
+        if present is None:
+            present = latents.values.new_ones(len(latents.values), dtype=torch.bool)
+        memory = self.memory.update(state.memory, latents, present)
+        return StudentState(memory, self.decoder.start(self.memory.read(memory), state.decoder))
+
+
+def _of_region(latents: Latents, rows: int, k: int) -> Latents:
+    """Return the latents of the k-th region of every row; those of all have (rows x R, M, D)."""
+
+    def pick(field: Tensor) -> Tensor:
+        return field.unflatten(0, (rows, -1))[:, k]
+
+    mask = None if latents.mask is None else pick(latents.mask)
+    return Latents(pick(latents.values), mask, bits=latents.bits)

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ad.objectives import ActionObjective, LossConfig, Triple
 from ad.student import CADStudent, StudentConfig
-from nets.embeddings import Regions
+from nets.regions import Regions
 from nets.spaces import FieldSpec
 from tasks.darkroom import DarkRoomFamily
 from teacher.model import TeacherModel, TeacherModelConfig, TeacherObjective

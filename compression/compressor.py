@@ -1,19 +1,21 @@
 """The interface behind which every compressor stands, learned or baseline, and how one is built.
 
 A compressor maps the tokens of a completed region to latents: `(tokens (B, T, D), mask (B, T)) ->
-latents (B, M, D)`. Where the tokens come from is the student's business: learned transition tokens,
-or, for compressors with `tokens = "raw"`, fixed raw features.
+Latents (B, M, D)`. Where the tokens come from is the student's business: learned transition tokens,
+or, for compressors with `tokens = "raw"`, fixed raw features. A bottleneck after it
+(`compression.bottleneck`) may limit what the latents can hold.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from base.errors import UserError
+from compression.latents import Latents
 
 KINDS = {
     "query_pooling": "compression.query_pooling:QueryPooling",
@@ -26,7 +28,7 @@ KINDS = {
 
 
 class CompressorError(UserError):
-    """A compressor that cannot be built as asked."""
+    """A compressor, bottleneck or memory that cannot be built as asked."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class CompressorConfig:
         n_pooling_layers: Layers in which the latent queries attend to the hidden states.
         causal: Whether the encoder is causal instead of bidirectional.
         dropout: Probability on residual branches.
+        bottleneck: What limits the latents: `continuous` (nothing), `gaussian` (noise of fixed
+            size), or the import path `module:Class` of a user's own.
+        kwargs: Settings of the kind's own, checked by its class.
+        bottleneck_kwargs: Settings of the bottleneck's own, checked by its class.
     """
 
     kind: str = "query_pooling"
@@ -48,27 +54,30 @@ class CompressorConfig:
     n_pooling_layers: int = 1
     causal: bool = False
     dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers of layers that no compressor can be built with."""
-        if self.n_layers < 0 or self.n_pooling_layers < 1:
-            raise ValueError(
-                f"n_layers is {self.n_layers} and n_pooling_layers {self.n_pooling_layers}, "
-                "expected at least 0 and 1"
-            )
+    bottleneck: str = "continuous"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    bottleneck_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class Compressor(nn.Module):
     """Base class: tokens of a region in, latents out.
 
+    Args:
+        config: Settings; a class with settings of its own names them in `settings`.
+        d_model: Width D.
+        n_heads: Heads.
+        region_len: Longest region, L.
+
     Attributes:
         tokens: `learned` (transition tokens of width d_model) or `raw`
-            (`nets.embeddings.RawFeatures`).
+            (`nets.embeddings.RawFeatures`); then `n_features` is given too.
         learns: Whether it has an encoder worth pretraining by reconstruction.
+        settings: Names and defaults of what `compressor.kwargs` may hold.
     """
 
     tokens: str = "learned"
     learns: bool = False
+    settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
 
     def __init__(self, config: CompressorConfig, *, d_model: int, n_heads: int, region_len: int):
         super().__init__()
@@ -83,6 +92,7 @@ class Compressor(nn.Module):
                 f"model.d_model {d_model} is no multiple of model.n_heads {n_heads}; change one of "
                 "them."
             )
+        self.kwargs = check_kwargs("compressor.kwargs", config.kwargs, self.settings)
         self.n_latents = config.n_latents
         self.region_len = region_len
         self.d_model = d_model
@@ -90,9 +100,60 @@ class Compressor(nn.Module):
     def fit(self, tokens: Tensor, mask: Tensor) -> None:
         """Fit what is not learned by gradient, on tokens (N, T, F) of training regions."""
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Map tokens (B, T, D or F) and their mask (B, T), True = attend, to latents (B, M, D)."""
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
+        """Map tokens (B, T, D or F) and their mask (B, T), True = attend, to latents (B, M, D).
+
+        Padding trails a region's transitions; a row of the mask is never all False.
+        """
         raise NotImplementedError
+
+
+def check_kwargs(
+    key: str, given: dict[str, Any], known: dict[str, Any], noun: str = "compressor"
+) -> dict[str, Any]:
+    """Return settings of a class's own with its defaults filled in.
+
+    Raises:
+        CompressorError: A key that the class does not know, or a value of another type.
+    """
+    for name, value in given.items():
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            raise CompressorError(
+                f"{key}.{name}: this {noun} has no such setting; it knows: {allowed}."
+            )
+        kind = type(known[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise CompressorError(
+                f"{key}.{name}: expected {kind.__name__}, got {value!r}; change {key}.{name}."
+            )
+    return {**known, **given}
+
+
+def import_class(key: str, kind: str, kinds: dict[str, str], base: type) -> type:
+    """Return the class of a kind: a key of `kinds` or an import path `module:Class`.
+
+    Args:
+        key: Of the configuration, for the message.
+        kind: What was asked for.
+        kinds: Import paths by short name.
+        base: What the class must be derived from.
+
+    Raises:
+        CompressorError: If there is no such class.
+    """
+    path = kinds.get(kind, kind)
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CompressorError(
+            f"{key} {kind!r} is neither one of {', '.join(kinds)} nor an import path "
+            f"module:Class that can be imported ({error})."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise CompressorError(f"{key} {kind!r} names no subclass of {base.__name__}.")
+    return found
 
 
 def compressor_class(kind: str) -> type[Compressor]:
@@ -101,18 +162,7 @@ def compressor_class(kind: str) -> type[Compressor]:
     Raises:
         CompressorError: If there is no such class.
     """
-    path = KINDS.get(kind, kind)
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CompressorError(
-            f"compressor.kind {kind!r} is neither one of {', '.join(KINDS)} nor an import path "
-            f"module:Class that can be imported ({error})."
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Compressor)):
-        raise CompressorError(f"compressor.kind {kind!r} names no subclass of Compressor.")
-    return found
+    return import_class("compressor.kind", kind, KINDS, Compressor)
 
 
 def build_compressor(config: CompressorConfig, **sizes: Any) -> Compressor:

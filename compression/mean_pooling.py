@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.compressor import Compressor, CompressorConfig
+from compression.latents import Latents
 from compression.query_pooling import Encoder
 
 
@@ -36,10 +37,10 @@ class MeanPooling(Compressor):
         self.positions = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D) to latents (B, M, D)."""
         x = tokens + self.positions[: tokens.shape[1]]
-        return self.norm(chunk_means(x, mask, self.n_latents))
+        return Latents(self.norm(chunk_means(x, mask, self.n_latents)))
 
 
 class EncodedMeanPooling(Compressor):
@@ -52,6 +53,7 @@ class EncodedMeanPooling(Compressor):
         self.encoder = Encoder(config, d_model, n_heads, region_len)
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D) to latents (B, M, D)."""
-        return self.norm(chunk_means(self.encoder(tokens, mask), mask, self.n_latents))
+        means = chunk_means(self.encoder(tokens, mask), mask, self.n_latents)
+        return Latents(self.norm(means))

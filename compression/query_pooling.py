@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.compressor import Compressor, CompressorConfig
+from compression.latents import Latents
 from nets.positions import sinusoids, spread
 from nets.transformer import Transformer
 
@@ -31,13 +32,13 @@ class Encoder(nn.Module):
         x = tokens + self.positions[: tokens.shape[1]]
         if self.causal:
             return self.layers(x, is_causal=True)  # padding trails, so causal steps never see it
-        return self.layers(x, mask=None if bool(mask.all()) else mask)
+        return self.layers(x, mask=mask)
 
 
 class QueryPooling(Compressor):
     """z_j = Attention(q_j, H, H): m learned latent queries attend to the encoder's hidden states H.
 
-    Latents are normalised, then marked with the position of the part of the region they stand for.
+    A query begins with the position of the part of the region that it stands for.
     """
 
     learns = True
@@ -45,7 +46,9 @@ class QueryPooling(Compressor):
     def __init__(self, config: CompressorConfig, *, d_model: int, n_heads: int, region_len: int):
         super().__init__(config, d_model=d_model, n_heads=n_heads, region_len=region_len)
         self.encoder = Encoder(config, d_model, n_heads, region_len)
-        self.latent_queries = nn.Parameter(torch.randn(config.n_latents, d_model) * 0.02)
+        positions = sinusoids(spread(config.n_latents, region_len), d_model)
+        noise = torch.randn(config.n_latents, d_model)
+        self.latent_queries = nn.Parameter(0.1 * positions + 0.02 * noise)
         self.pooling = Transformer(
             d_model,
             n_heads,
@@ -54,17 +57,15 @@ class QueryPooling(Compressor):
             self_attention=False,
             cross_attention=True,
         )
-        positions = sinusoids(spread(config.n_latents, region_len), d_model)
-        self.latent_positions = nn.Parameter(positions * 0.1)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D) to latents (B, M, D)."""
         pooled = self.pooling(
             self._queries(len(tokens)),
             memory=self.pooling.project_memory(self.encoder(tokens, mask)),
-            memory_mask=None if bool(mask.all()) else mask,
+            memory_mask=mask,
         )
-        return pooled + self.latent_positions
+        return Latents(pooled)
 
     def attention(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return what the latents attend to, (B, N, H, M, T) for N pooling layers; rows sum to 1.
@@ -85,4 +86,4 @@ class QueryPooling(Compressor):
         return torch.stack(weights, dim=1)
 
     def _queries(self, batch: int) -> Tensor:
-        return (self.latent_queries + self.latent_positions).expand(batch, -1, -1)  # (B, M, D)
+        return self.latent_queries.expand(batch, -1, -1)  # (B, M, D)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.compressor import Compressor, CompressorConfig
+from compression.latents import Latents
 
 
 class Truncation(Compressor):
@@ -16,17 +17,18 @@ class Truncation(Compressor):
         self.positions = nn.Parameter(torch.randn(config.n_latents, d_model) * d_model**-0.5)
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D) to latents (B, M, D); shorter regions repeat their first token."""
         lengths = mask.sum(1, keepdim=True)  # (B, 1)
         offsets = torch.arange(-self.n_latents, 0, device=tokens.device)  # (M,)
         index = (lengths + offsets).clamp_min(0)[..., None].expand(-1, -1, tokens.shape[-1])
-        return self.norm(tokens.gather(1, index) + self.positions)
+        return Latents(self.norm(tokens.gather(1, index) + self.positions))
 
 
 class NoContext(Compressor):
     """The negative control: latents that say nothing about the region."""
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return zeros (B, M, D)."""
-        return tokens.new_zeros(len(tokens), self.n_latents, self.d_model)
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
+        """Return zeros (B, M, D), in no bits."""
+        zeros = tokens.new_zeros(len(tokens), self.n_latents, self.d_model)
+        return Latents(zeros, bits=0.0)

@@ -8,57 +8,20 @@ r_{t-1}, episode start), at which a_t is predicted. Shapes: B batch, T steps, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.regions import Regions, Steps
 from nets.spaces import FieldSpec
-
-
-@dataclass
-class Regions:
-    """Raw fields of a batch of regions.
-
-    Attributes:
-        observations: (B, T, ...) s.
-        actions: (B, T, ...) a.
-        rewards: (B, T) float r.
-        next_observations: (B, T, ...) s', the true terminal one at an episode's end.
-        terminated: (B, T) bool.
-        truncated: (B, T) bool.
-        mask: (B, T) bool, True where there is a transition.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    next_observations: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    mask: Tensor
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Regions:
-        """Return regions with `function` applied to every field."""
-        return Regions(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
-
-    def to(self, device: torch.device | str) -> Regions:
-        """Return the regions on a device."""
-        return self.map(lambda field: field.to(device))
-
-    @property
-    def ended(self) -> Tensor:
-        """(B, T) bool, True on the last transition of an episode."""
-        return self.terminated | self.truncated
 
 
 class FieldEncoder(nn.Module):
     """Encoder of one raw field into (B, T, D).
 
     Classes: one embedding per axis, summed (never one per joint cell: coordinates must generalise).
-    Vectors: scaled to [-1, 1] where bounded, then linear. Images: a small CNN.
+    Vectors: linear; `nets.scaling` has scaled them. Images: a small CNN.
 
     Args:
         spec: The field.
@@ -69,18 +32,12 @@ class FieldEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.offsets: Tensor
-        self.centre: Tensor
-        self.scale: Tensor
         if spec.kind == "classes":
             starts = [sum(spec.n_classes[:i]) for i in range(len(spec.n_classes))]
             self.register_buffer("offsets", torch.tensor(starts))
             self.table = nn.Embedding(sum(spec.n_classes), d_model)
             nn.init.normal_(self.table.weight, std=d_model**-0.5)
         elif spec.kind == "vector":
-            low = torch.tensor(spec.low) if spec.low else torch.full(spec.shape, -1.0)
-            high = torch.tensor(spec.high) if spec.high else torch.full(spec.shape, 1.0)
-            self.register_buffer("centre", (low + high) / 2)
-            self.register_buffer("scale", ((high - low) / 2).clamp_min(1e-6))
             self.linear = nn.Linear(spec.shape[0], d_model)
         else:
             self.cnn = nn.Sequential(
@@ -100,7 +57,7 @@ class FieldEncoder(nn.Module):
                 return self.table(values.long())
             return self.table(values.long() + self.offsets).sum(-2)
         if self.spec.kind == "vector":
-            return self.linear((values.float() - self.centre) / self.scale)
+            return self.linear(values.float())
         batch, steps = values.shape[:2]
         images = values.flatten(0, 1).movedim(-1, 1).float() / 255.0  # (B*T, C, H, W)
         return self.cnn(images).view(batch, steps, -1)
@@ -149,45 +106,16 @@ class StepEncoder(nn.Module):
         self.action = FieldEncoder(action, d_model)
         self.scalars = nn.Linear(2, d_model)  # reward before, episode start
 
-    def forward(self, regions: Regions) -> Tensor:
-        """Return tokens (B, T, D) of all steps of regions: step t sees a_{t-1} and r_{t-1}."""
-        previous_rewards = F.pad(regions.rewards[:, :-1], (1, 0))
-        starts = F.pad(regions.ended[:, :-1], (1, 0), value=True)
-        return self.step(
-            regions.observations,
-            regions.actions.roll(1, dims=1),
-            previous_rewards,
-            starts,
-            first=torch.arange(starts.shape[1], device=starts.device) == 0,
-        )
-
-    def step(
-        self,
-        observations: Tensor,
-        previous_actions: Tensor,
-        previous_rewards: Tensor,
-        starts: Tensor,
-        first: Tensor,
-    ) -> Tensor:
-        """Encode steps.
-
-        Args:
-            observations: (B, T, ...).
-            previous_actions: (B, T, ...); ignored where `first`.
-            previous_rewards: (B, T).
-            starts: (B, T) bool, an episode starts here.
-            first: (T,) bool, a region starts here.
-
-        Returns:
-            (B, T, D).
-        """
-        before = self.action(previous_actions) * (~first).to(previous_rewards.dtype)[:, None]
-        scalars = torch.stack([previous_rewards, starts.float()], dim=-1)
-        return self.observation(observations) + before + self.scalars(scalars)
+    def forward(self, steps: Steps) -> Tensor:
+        """Return tokens (B, T, D): step t sees s_t, a_{t-1} and r_{t-1}."""
+        known = (~steps.first).to(steps.previous_rewards.dtype)[:, None]
+        before = self.action(steps.previous_actions) * known
+        scalars = torch.stack([steps.previous_rewards, steps.starts.float()], dim=-1)
+        return self.observation(steps.observations) + before + self.scalars(scalars)
 
 
 class RawFeatures(nn.Module):
-    """Raw transitions as fixed feature vectors (B, T, F): one-hot classes, scaled numbers.
+    """Scaled transitions as fixed feature vectors (B, T, F): one-hot classes, numbers as they are.
 
     What PCA is fitted on: learned embeddings would change under it.
     """

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ad.policy import ContextPolicy
-from nets.embeddings import Regions
+from nets.regions import Regions
 from tasks.family import TaskFamily
 
 N_WARM_UP = 4

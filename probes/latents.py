@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ad.student import CADStudent
-from nets.embeddings import Regions
+from nets.regions import Regions
 
 CHUNK = 256
 LEAST = 1e-12
@@ -28,7 +28,7 @@ def chunked(function: Callable[[Regions], Tensor], regions: Regions) -> np.ndarr
 
 def latents_of(student: CADStudent, regions: Regions) -> np.ndarray:
     """Return the latents (N, M, D) of regions."""
-    return chunked(lambda part: student.compress(part), regions)
+    return chunked(lambda part: student.compress(part).values, regions)
 
 
 def effective_rank(rows: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ad.batches import TripleSource
 from ad.student import CADStudent
-from nets.embeddings import Regions
+from nets.regions import Regions
 from nets.spaces import FieldSpec
 from probes.latents import chunked, latents_of
 from probes.traces import cells_of
@@ -121,14 +121,19 @@ def features_of(student: CADStudent, regions: Regions, seed: int) -> dict[str, n
     """
     fresh = untrained(student, seed)
 
+    def raw_features(part: Regions) -> torch.Tensor:
+        return student.raw_features(student.scaling.regions(part))
+
     def pooled(part: Regions) -> torch.Tensor:
-        raw = student.raw_features(part) * part.mask[..., None]  # (B, L, F)
+        raw = (
+            student.raw_features(student.scaling.regions(part)) * part.mask[..., None]
+        )  # (B, L, F)
         return torch.cat([raw.mean(1), (raw * part.rewards[..., None]).mean(1)], dim=-1)
 
     return {
         "untrained": latents_of(fresh, regions).reshape(len(regions.mask), -1),
         "latents": latents_of(student, regions).reshape(len(regions.mask), -1),
-        "raw": chunked(lambda part: student.raw_features(part).flatten(1), regions),
+        "raw": chunked(lambda part: raw_features(part).flatten(1), regions),
         "raw_pooled": chunked(pooled, regions),
     }
 
@@ -140,6 +145,7 @@ def untrained(student: CADStudent, seed: int) -> CADStudent:
         torch.manual_seed(seed)
         config: Any = student.config
         fresh: Any = CADStudent(config)
+    fresh.scaling.load_state_dict(student.scaling.state_dict())
     return fresh.eval().to(device)
 
 

@@ -7,16 +7,16 @@ done once, at one border, between two known tasks, so that what the latents say 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 
-from ad.policy import StudentPolicy
-from ad.student import CADStudent
-from nets.embeddings import Regions
+from ad.policy import ContextPolicy
+from ad.student import CADStudent, StudentState
+from nets.regions import Regions
 from nets.spaces import FieldSpec
 from probes.traces import Trace, cells_of, goal_cells, trace
 from tasks.family import Task, TaskFamily
@@ -25,33 +25,37 @@ Pair = tuple[Task, Task]
 KINDS = ("own", "swapped")
 
 
-class SwappingPolicy(StudentPolicy):
-    """A student whose streams exchange their latents once.
+class LatentSwap:
+    """A student whose streams exchange their latents once; everything else is the student's own.
 
     Args:
-        model: The student.
+        student: The student.
         partners: (n,) stream whose latents a stream is given.
         after: Regions after which that happens; 0 never.
-        kwargs: As `StudentPolicy`.
     """
 
-    def __init__(
-        self, model: CADStudent, *, partners: np.ndarray, after: int, **kwargs: Any
-    ) -> None:
-        super().__init__(model, **kwargs)
-        self.partners = torch.from_numpy(np.asarray(partners)).to(self.device)
+    def __init__(self, student: CADStudent, partners: np.ndarray, after: int) -> None:
+        self.student = student
+        self.partners = torch.from_numpy(np.asarray(partners))
         self.after = after
 
-    def reset(self, n: int, seed: int) -> None:
-        """Begin n streams with no region closed."""
-        self.closed = 0
-        super().reset(n, seed)
+    def __getattr__(self, name: str) -> Any:
+        """What is not interfered with is the student's."""
+        return getattr(self.student, name)
 
-    def _close_region(self, region: Regions) -> None:
-        super()._close_region(region)
+    def start(self, n: int) -> StudentState:
+        """Begin with no region closed."""
+        self.closed = 0
+        return self.student.start(n)
+
+    def border(self, region: Regions, state: StudentState) -> StudentState:
+        """Remember the region, or at the one border the partner's."""
+        latents = self.student.compress(region)
         self.closed += 1
         if self.closed == self.after:
-            self.latents = self.latents[self.partners]
+            values = latents.values[self.partners.to(latents.values.device)]
+            latents = replace(latents, values=values)
+        return self.student.remember(latents, state)
 
 
 @dataclass
@@ -202,9 +206,8 @@ def swap_latents(
     n_steps = (after + n_regions_after) * model.region_len
     traces = {}
     for kind, border in zip(KINDS, (0, after), strict=True):
-        policy = SwappingPolicy(
-            model, partners=partners, after=border, temperature=temperature, device=device
-        )
+        swapping: Any = LatentSwap(model, partners, border)
+        policy = ContextPolicy(swapping, temperature=temperature, device=device)
         traces[kind] = trace(policy, family, streams, n_steps=n_steps, seed=seed)
     goals = goal_cells(family.tasks(), spec)
     own = None if goals is None else np.array([goals[task.index] for task in streams])

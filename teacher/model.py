@@ -8,23 +8,32 @@ token-type head predicts the next token's type everywhere. L_T = CE(action) + 0.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
-from ad.decoder import DecoderState
-from ad.objectives import Triple, masked_mean
-from ad.student import ModelConfig
+from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from ad.objectives import auxiliary_loss, masked_mean
+from base.errors import UserError
 from nets.actions import ActionDistribution
-from nets.embeddings import Regions, StepEncoder, TransitionEncoder
+from nets.attention import KeyValueCache
+from nets.embeddings import StepEncoder, TransitionEncoder
+from nets.regions import Regions, Steps, stack_regions
+from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
 
 TRANSITION, START, END = 0, 1, 2
+
+
+class TeacherError(UserError):
+    """A raw-context model that cannot be built as asked."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,15 @@ class TeacherConfig:
     """Settings of a raw-context model.
 
     Attributes:
+        target: Import path `module:Class` of an `ad.model.InContextModel` that is built from a
+            `TeacherModelConfig`.
         n_layers: Blocks.
         n_context_regions: R, raw previous regions it sees.
         dropout: Probability on residual branches.
         token_type_weight: Weight of the token-type loss.
     """
 
+    target: str = "teacher.model:TeacherModel"
     n_layers: int = 4
     n_context_regions: int = 1
     dropout: float = 0.0
@@ -74,7 +86,25 @@ class TeacherModelConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class TeacherModel(PreTrainedModel):
+@dataclass
+class RawState:
+    """What a raw-context model keeps while acting.
+
+    Attributes:
+        regions: The last R completed regions, the newest last.
+        caches: Each block's keys and values of all tokens so far.
+    """
+
+    regions: list[Regions]
+    caches: list[KeyValueCache]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the keys and values at full length."""
+        return sum(cache.n_bytes for cache in self.caches)
+
+
+class TeacherModel(InContextModel):
     """A causal transformer over raw regions and markers."""
 
     config_class = TeacherModelConfig
@@ -88,8 +118,11 @@ class TeacherModel(PreTrainedModel):
         width, region = model.d_model, config.region_len
         self.n_context_regions = settings.n_context_regions
         self.actions = ActionDistribution(action)
-        self.transition_encoder = TransitionEncoder(observation, action, width)
-        self.step_encoder = StepEncoder(observation, action, width)
+        self.scaling = FieldScaling(observation, action)
+        with seeded_part("transition_encoder"):
+            self.transition_encoder = TransitionEncoder(observation, action, width)
+        with seeded_part("step_encoder"):
+            self.step_encoder = StepEncoder(observation, action, width)
         self.token_types = nn.Embedding(3, width)
         self.no_context = nn.Parameter(torch.randn(width) * 0.02)
         self.sequence_len = settings.n_context_regions * (region + 2) + 1 + region
@@ -100,13 +133,20 @@ class TeacherModel(PreTrainedModel):
         nn.init.normal_(self.token_types.weight, std=width**-0.5)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Keep what each module's constructor drew."""
+    @property
+    def context_tokens(self) -> int:
+        """R (L + 2) + 1 + L."""
+        return self.sequence_len
 
     @property
-    def region_len(self) -> int:
-        """L."""
-        return self.config.region_len
+    def acting_modules(self) -> list[nn.Module]:
+        """All but the token-type head."""
+        encoders = [self.transition_encoder, self.step_encoder, self.token_types]
+        return [*encoders, self.layers, self.action_head]
+
+    def fit_statistics(self, regions: Regions) -> None:
+        """Fit the scaling on training regions (N, L, ...)."""
+        self.scaling.fit(regions)
 
     @property
     def context_len(self) -> int:
@@ -119,7 +159,7 @@ class TeacherModel(PreTrainedModel):
         types = region * self.n_context_regions + region[:-1]
         return torch.tensor(types, device=self.positions.device)
 
-    def context_tokens(self, context: Regions, has_context: Tensor) -> Tensor:
+    def tokens_before(self, context: Regions, has_context: Tensor) -> Tensor:
         """Return the tokens before the current region's steps, without positions.
 
         Args:
@@ -131,7 +171,8 @@ class TeacherModel(PreTrainedModel):
             (B, R (L + 2) + 1, D).
         """
         batch, regions = has_context.shape
-        tokens = self.transition_encoder(context.map(lambda field: field.flatten(0, 1)))
+        flat = self.scaling.regions(context.map(lambda field: field.flatten(0, 1)))
+        tokens = self.transition_encoder(flat)
         tokens = tokens + self.token_types.weight[TRANSITION]
         start = self.token_types.weight[START].expand(batch * regions, 1, -1)
         end = self.token_types.weight[END].expand(batch * regions, 1, -1)
@@ -141,63 +182,100 @@ class TeacherModel(PreTrainedModel):
         return torch.cat([tokens.flatten(1, 2), start[:batch]], dim=1)
 
     def hidden(self, batch: Triple) -> Tensor:
-        """Return hidden states (B, sequence_len, D) of a batch with R context regions."""
-        context = batch.context.map(lambda field: field[:, -self.n_context_regions :])
-        has_context = batch.has_context[:, -self.n_context_regions :]
-        before = self.context_tokens(context, has_context)
-        steps = self.step_encoder(batch.query) + self.token_types.weight[TRANSITION]
+        """Return hidden states (B, sequence_len, D) of a batch with at least R context regions."""
+        before = self.tokens_before(*batch.nearest(self.n_context_regions))
+        steps = self._step_tokens(Steps.of(batch.query))
         x = torch.cat([before, steps], dim=1)
         return self.layers(x + self.positions[: x.shape[1]], is_causal=True)
 
-    def forward(self, batch: Triple) -> Tensor:
-        """Return action parameters (B, L, P) at the current region's steps."""
-        return self.action_head(self.hidden(batch)[:, self.context_len :])
+    def forward(self, batch: Triple) -> Output:
+        """Return action parameters (B, L, P) at the current steps, and the token-type loss."""
+        hidden = self.hidden(batch)
+        targets = self.token_type_targets()[1:].expand(len(hidden), -1)
+        logits = self.token_type_head(hidden[:, :-1])
+        types = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        parameters = self.action_head(hidden[:, self.context_len :])
+        return Output(parameters, losses={"token_type_nll": types})
 
-    def start(
-        self, context: Regions, has_context: Tensor, state: DecoderState | None = None
-    ) -> DecoderState:
-        """Begin acting in a new region: run the raw context through the caches.
+    def start(self, n: int) -> RawState:
+        """Return n streams without a region."""
+        absent = self.no_context.expand(n, self.n_context_regions * (self.region_len + 2), -1)
+        marker = self.token_types.weight[START].expand(n, 1, -1)
+        state = RawState([], self.layers.new_caches(n, self.sequence_len))
+        return self._begin(torch.cat([absent, marker], dim=1), state)
 
-        Args:
-            context: Fields (B, R, L, ...).
-            has_context: (B, R) bool.
-            state: A state whose buffers are reused.
-        """
-        tokens = self.context_tokens(context, has_context)
-        caches = state.caches if state else self.layers.new_caches(len(tokens), self.sequence_len)
-        for cache in caches:
-            cache.rewind()
-        self.layers(tokens + self.positions[: self.context_len], is_causal=True, caches=caches)
-        return DecoderState([], caches)
+    def border(self, region: Regions, state: RawState) -> RawState:
+        """Keep a completed region (n, L, ...) raw, and run the context through the caches anew."""
+        regions = [*state.regions, region][-self.n_context_regions :]
+        missing = self.n_context_regions - len(regions)
+        # Those that are missing are not read, whatever stands in their place.
+        context = stack_regions([regions[0]] * missing + regions)
+        present = torch.arange(self.n_context_regions, device=region.mask.device) >= missing
+        before = self.tokens_before(context, present.expand(len(region.mask), -1))
+        return self._begin(before, RawState(regions, state.caches))
 
-    def step(self, token: Tensor, state: DecoderState) -> Tensor:
-        """Return action parameters (B, P) for the next step token (B, 1, D)."""
-        x = token + self.token_types.weight[TRANSITION] + self.positions[state.caches[0].length]
+    def step(self, steps: Steps, state: RawState) -> Tensor:
+        """Return action parameters (n, P) for the next step."""
+        x = self._step_tokens(steps) + self.positions[state.caches[0].length]
         return self.action_head(self.layers(x, caches=state.caches)[:, 0])
 
+    def _step_tokens(self, steps: Steps) -> Tensor:
+        tokens = self.step_encoder(self.scaling.steps(steps))
+        return tokens + self.token_types.weight[TRANSITION]
 
-class TeacherObjective(nn.Module):
-    """L_T: cross-entropy of actions plus 0.1 x cross-entropy of token types."""
+    def _begin(self, before: Tensor, state: RawState) -> RawState:
+        for cache in state.caches:
+            cache.rewind()
+        before = before + self.positions[: self.context_len]
+        self.layers(before, is_causal=True, caches=state.caches)
+        return state
 
-    def __init__(self, teacher: TeacherModel, label_smoothing: float = 0.0) -> None:
+
+def teacher_class(target: str) -> type[InContextModel]:
+    """Return the class that an import path `module:Class` names.
+
+    Raises:
+        TeacherError: There is none, or it is no in-context model.
+    """
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TeacherError(
+            f"teacher.target {target!r} is no import path module:Class that can be imported "
+            f"({error})."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, InContextModel)):
+        raise TeacherError(f"teacher.target {target!r} names no subclass of InContextModel.")
+    return found
+
+
+class RawContextObjective(nn.Module):
+    """Cross-entropy of actions, and a raw-context model's own losses.
+
+    Args:
+        teacher: The module trained.
+        label_smoothing: Of the cross-entropy.
+        weights: Of the model's own losses by name; 1 where not named.
+    """
+
+    def __init__(
+        self,
+        teacher: InContextModel,
+        label_smoothing: float = 0.0,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.teacher = teacher
         self.label_smoothing = label_smoothing
+        self.weights = dict(weights or {})
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""
         teacher, query = self.teacher, batch.query
-        hidden = teacher.hidden(batch)
-        parameters = teacher.action_head(hidden[:, teacher.context_len :])
-        nll = teacher.actions.nll(parameters, query.actions, self.label_smoothing)
-        nll = masked_mean(nll, query.mask)
-        targets = teacher.token_type_targets()[1:].expand(len(hidden), -1)
-        types = F.cross_entropy(
-            teacher.token_type_head(hidden[:, :-1]).flatten(0, 1), targets.flatten()
-        )
-        loss = nll + teacher.config.teacher["token_type_weight"] * types
-        return loss, {
-            "loss": loss.detach(),
-            "action_nll": nll.detach(),
-            "token_type_nll": types.detach(),
-        }
+        output = teacher(batch)
+        nll = teacher.actions.nll(output.parameters, query.actions, self.label_smoothing)
+        nll = masked_mean(nll, query.mask if output.mask is None else output.mask)
+        loss = nll + auxiliary_loss(output.losses, 0.0, self.weights)
+        metrics = {"action_nll": nll, **output.losses, "loss": loss}
+        return loss, {name: value.detach() for name, value in metrics.items()}

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from ad.decoder import DecoderConfig
-from ad.objectives import Triple
-from ad.student import CADStudent, ModelConfig, StudentConfig, StudentParts
+from ad.model import ModelConfig, Triple
+from ad.student import CADStudent, StudentConfig, StudentParts
+from base.hashes import to_plain
 from compression.compressor import Compressor, CompressorConfig
+from compression.latents import Latents
+from compression.memory import MemoryConfig
 from compression.reconstruction import ReconstructionConfig
-from nets.embeddings import Regions
+from nets.regions import Regions
 from nets.spaces import FieldSpec
 from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
+from teacher.sliding_window import SlidingWindow, SlidingWindowConfig, SlidingWindowModelConfig
 
 REGION_LEN = 6
 WIDTH, HEADS = 16, 2
@@ -64,6 +68,7 @@ def make_triple(batch: int, n_context: int = 1, region_len: int = REGION_LEN, **
     """A random batch in which every other row has no context."""
     context = make_regions(batch, n_context, region_len, **fields)
     has_context = (torch.arange(batch) % 2 == 0)[:, None].repeat(1, n_context)
+    context.mask &= has_context[..., None]  # as batches come: what is absent is masked
     return Triple(context, has_context, make_regions(batch, region_len, **fields))
 
 
@@ -81,6 +86,7 @@ def make_student(
     width: int = WIDTH,
     dropout: float = 0.0,
     seed: int = 0,
+    memory: MemoryConfig | None = None,
     **compressor,
 ) -> CADStudent:
     """A student of one or two layers, in training mode as built."""
@@ -89,10 +95,11 @@ def make_student(
     parts = StudentParts(
         ModelConfig(width, HEADS),
         CompressorConfig(kind=kind, **settings),
+        memory or MemoryConfig(),
         ReconstructionConfig(),
         DecoderConfig(n_layers=2, dropout=dropout),
     )
-    config = StudentConfig(observation.to_json(), action.to_json(), region_len, asdict(parts))
+    config = StudentConfig(observation.to_json(), action.to_json(), region_len, to_plain(parts))
     return CADStudent(config)
 
 
@@ -107,6 +114,19 @@ def make_teacher(
         CELLS.to_json(), CHOICE.to_json(), region_len, model, asdict(settings)
     )
     return TeacherModel(config)
+
+
+def make_sliding_window(
+    window: int, *, region_len: int = REGION_LEN, seed: int = 0
+) -> SlidingWindow:
+    """A sliding window of one layer."""
+    torch.manual_seed(seed)
+    settings = asdict(SlidingWindowConfig(n_layers=2, window=window))
+    model = asdict(ModelConfig(WIDTH, HEADS))
+    config = SlidingWindowModelConfig(
+        CELLS.to_json(), CHOICE.to_json(), region_len, model, settings
+    )
+    return SlidingWindow(config)
 
 
 @dataclass
@@ -139,8 +159,8 @@ def make_table(
 class FirstTokens(Compressor):
     """A user's own compressor: the first tokens as they are."""
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return tokens[:, : self.n_latents]
+    def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
+        return Latents(tokens[:, : self.n_latents])
 
 
 class NotACompressor:

@@ -96,11 +96,14 @@ def fit(
         objective.train()
         metrics = _update(model, batches, step, config, accelerator, optimizer)
         schedule.step()
+        done = step + 1
+        due_log = done % config.log_every == 0 or done == config.updates
+        if due_log and accelerator.device.type != "cpu":
+            torch.accelerator.synchronize()  # what was only asked for until now counts too
         state["seconds"] += time.perf_counter() - began
         state["busy"] += time.process_time() - began_busy
-        done = step + 1
         log.add(metrics)
-        if done % config.log_every == 0 or done == config.updates:
+        if due_log:
             log.write(done, {"lr": float(schedule.get_last_lr()[0]), "seconds": state["seconds"]})
             log.tell_pace(done, config.updates, state["seconds"])
         due = config.validate_every and done % config.validate_every == 0

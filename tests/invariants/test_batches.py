@@ -38,12 +38,15 @@ def test_a_context_lies_s_regions_back_in_the_same_stream(stride, n_context):
     context_stream, context_region = addresses(batch.context.rewards)
     for row in range(30):
         step = min(stride, max(int(region[row]), 1))  # shortened to what there is
-        for r, back in enumerate(step * b for b in range(n_context, 0, -1)):
+        for r, back in enumerate(step + b for b in range(n_context - 1, -1, -1)):
             exists = back <= region[row]
             assert batch.has_context[row, r] == exists
             if exists:
                 assert context_stream[row, r] == stream[row]
                 assert context_region[row, r] == region[row] - back
+            else:  # handed out as absent: nothing in it, no field of another row
+                assert not batch.context.mask[row, r].any()
+                assert not any(vars(batch.context)[name][row, r].any() for name in TABLE.columns)
     assert torch.equal(batch.has_previous, region > 0)
     assert torch.equal(batch.previous.rewards, batch.context.rewards[:, -1])
 
@@ -53,6 +56,13 @@ def test_a_stride_stops_at_the_beginning_of_the_history():
     _, region = addresses(batch.query.rewards)
     _, before = addresses(batch.previous.rewards)
     assert (before[region > 0] == 0).all()
+
+
+def test_a_model_may_ask_for_contexts_right_before():
+    drawn = make_source(stride=4)
+    near = make_source(stride=4, max_stride=1)
+    assert (near.draw(3)[0] == drawn.draw(3)[0]).all()  # the same rows as every other method
+    assert set(near.draw(3)[1]) == {1}
 
 
 def test_every_field_comes_from_the_same_row():

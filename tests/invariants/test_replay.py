@@ -7,12 +7,15 @@ are cut by their borders.
 import numpy as np
 import pytest
 import torch
-from fixtures import CELLS, CHOICE, make_student, make_teacher
+from fixtures import CELLS, CHOICE, make_sliding_window, make_student, make_teacher
 
-from ad.objectives import Triple
-from ad.policy import StudentPolicy, TeacherPolicy
+from ad.controls import LatentControl
+from ad.model import Triple
+from ad.policy import ContextPolicy
 from ad.rollout import rollout
-from nets.embeddings import Regions
+from compression.latents import Latents
+from compression.memory import MemoryConfig
+from nets.regions import REGION_FIELDS, Regions, stack_regions
 from nets.spaces import field_spec
 from tasks.darkroom import MOVES, DarkRoomFamily
 from tasks.gymnasium_family import GymnasiumFamily
@@ -80,15 +83,36 @@ def record(policy, family=FAMILY, tasks=TASKS):
     return recorder
 
 
-@pytest.fixture(scope="module", params=["query_pooling", "mean_pooling", "truncation", "causal"])
+STUDENTS = {
+    "query_pooling": {},
+    "mean_pooling": {"kind": "mean_pooling"},
+    "truncation": {"kind": "truncation"},
+    "causal": {"causal": True},
+    "two regions": {"memory": MemoryConfig("accumulate", 2)},
+}
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
 def student(request):
-    kind, causal = request.param, request.param == "causal"
-    kind = "query_pooling" if causal else kind
-    return make_student(kind, region_len=REGION_LEN, n_latents=3, causal=causal).eval()
+    return make_student(region_len=REGION_LEN, n_latents=3, **STUDENTS[request.param]).eval()
+
+
+def triple_before(regions, k, n_context_regions, other=3):
+    """Region k and the regions right before it; `other` stands where there is none."""
+    back = range(n_context_regions, 0, -1)
+    context = stack_regions([regions[k - b] if k >= b else regions[other] for b in back])
+    has_context = torch.tensor([k >= b for b in back]).expand(len(regions[k].mask), -1)
+    context.mask = context.mask & has_context[..., None]
+    return Triple(context, has_context, regions[k])
+
+
+def offline(model, batch):
+    with torch.inference_mode():
+        return model(batch).parameters
 
 
 def test_the_recorded_regions_are_what_the_environment_did(student):
-    regions = record(StudentPolicy(student)).regions()
+    regions = record(ContextPolicy(student)).regions()
     joined = {name: torch.cat([vars(r)[name] for r in regions], 1) for name in vars(regions[0])}
     before, moves = joined["observations"].numpy(), MOVES[joined["actions"].numpy()]
     assert (joined["next_observations"].numpy() == np.clip(before + moves, 0, 2)).all()
@@ -102,19 +126,65 @@ def test_the_recorded_regions_are_what_the_environment_did(student):
     assert any(region.ended[:, :-1].any() for region in regions)
 
 
+def check_replay(model, recorder):
+    """What was put out while acting is what the model makes of the recorded regions."""
+    regions, n_context = recorder.regions(), model.n_context_regions
+    for k in range(N_REGIONS):
+        batch = triple_before(regions, k, n_context)
+        found = offline(model, batch)
+        torch.testing.assert_close(recorder.region_logits(k), found, atol=1e-5, rtol=1e-5)
+        if k >= n_context:
+            context = batch.context.map(lambda field: field.flip(2))
+            other = offline(model, Triple(context, batch.has_context, batch.query))
+            assert (other - found).abs().max() > 1e-3  # another context would have shown
+
+
 def test_a_student_acts_as_it_was_trained(student):
-    recorder = record(StudentPolicy(student))
+    check_replay(student, record(ContextPolicy(student)))
+
+
+@pytest.mark.parametrize("n_context_regions", [1, 3])
+def test_a_teacher_acts_as_it_was_trained(n_context_regions):
+    teacher = make_teacher(n_context_regions, region_len=REGION_LEN).eval()
+    check_replay(teacher, record(ContextPolicy(teacher)))
+
+
+@pytest.mark.parametrize("window", [3, REGION_LEN, 10, 16])
+def test_a_window_slides_over_borders_as_it_was_trained(window):
+    model = make_sliding_window(window, region_len=REGION_LEN).eval()
+    recorder = record(ContextPolicy(model))
+    assert recorder.policy.context_tokens == window
     regions = recorder.regions()
-    for k, query in enumerate(regions):
-        context = regions[k - 1] if k else regions[2]  # not read where there is none
-        has_context = torch.full((len(TASKS),), k > 0)
-        with torch.inference_mode():
-            offline, _ = student(context, has_context, query)
-        torch.testing.assert_close(recorder.region_logits(k), offline, atol=1e-5, rtol=1e-5)
-        if k:
-            with torch.inference_mode():
-                other, _ = student(regions[k - 2], has_context, query)
-            assert (other - offline).abs().max() > 1e-3  # another context would have shown
+    joined = Regions(
+        **{name: torch.cat([vars(r)[name] for r in regions], 1) for name in REGION_FIELDS}
+    )
+    for t in range(N_REGIONS * REGION_LEN):
+        start = max(0, t + 1 - window)
+        query = joined.map(lambda field, start=start, t=t: field[:, start : t + 1])
+        absent = regions[0].map(lambda field: torch.zeros_like(field)[:, None])
+        batch = Triple(absent, torch.zeros(len(TASKS), 1, dtype=torch.bool), query)
+        found = offline(model, batch)[:, -1]
+        torch.testing.assert_close(recorder.logits[t], found, atol=1e-5, rtol=1e-5)
+    k = N_REGIONS - 1  # the last step of a region, as a batch of training tables shows it
+    found = offline(model, triple_before(regions, k, model.n_context_regions))[:, -1]
+    torch.testing.assert_close(recorder.region_logits(k)[:, -1], found, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_in_training_begins_at_any_phase_and_predicts_what_it_holds():
+    model = make_sliding_window(10, region_len=REGION_LEN)
+    recorder = record(ContextPolicy(model))
+    model.train()
+    regions = recorder.regions()
+    n_predicted = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        output = model(triple_before(regions, 2, 1))
+        counts = output.mask.sum(1)
+        assert (counts == counts[0]).all()
+        n_predicted.add(int(counts[0]))
+        first = model(triple_before(regions, 0, 1))
+        assert first.mask.sum(1).min() >= 3
+    assert n_predicted == {3, 4, 5, 6, 7}  # 14 steps, a window of 10: 0 ... 4 are cut off
 
 
 @pytest.mark.parametrize(
@@ -128,7 +198,7 @@ def test_numbers_and_early_ends_replay_too(env_id, options):
         "action": field_spec(family.action_space, "action"),
     }
     student = make_student(region_len=REGION_LEN, **fields).eval()
-    recorder = record(StudentPolicy(student), family, [family.tasks()[0]] * 3)
+    recorder = record(ContextPolicy(student), family, [family.tasks()[0]] * 3)
     regions = recorder.regions(stored={})
     assert any(region.ended.any() for region in regions)
     if env_id == "CartPole-v1":
@@ -138,34 +208,13 @@ def test_numbers_and_early_ends_replay_too(env_id, options):
         assert actions.shape[2:] == (1,)
         assert actions.abs().max() == 1.0  # as the histories' actions, clipped to the space
     for k in range(1, N_REGIONS):
-        with torch.inference_mode():
-            offline, _ = student(regions[k - 1], torch.ones(3, dtype=torch.bool), regions[k])
-        torch.testing.assert_close(recorder.region_logits(k), offline, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("n_context_regions", [1, 3])
-def test_a_teacher_acts_as_it_was_trained(n_context_regions):
-    teacher = make_teacher(n_context_regions, region_len=REGION_LEN).eval()
-    recorder = record(TeacherPolicy(teacher))
-    regions = recorder.regions()
-    for k, query in enumerate(regions):
-        back = range(n_context_regions, 0, -1)
-        rows = [regions[k - b] if k >= b else regions[3] for b in back]
-        stacked = {name: torch.stack([vars(r)[name] for r in rows], 1) for name in vars(query)}
-        has_context = torch.tensor([k >= b for b in back]).expand(len(TASKS), -1)
-        with torch.inference_mode():
-            offline = teacher(Triple(Regions(**stacked), has_context, query))
-        torch.testing.assert_close(recorder.region_logits(k), offline, atol=1e-5, rtol=1e-5)
-        if k >= n_context_regions:
-            stacked = {name: field.flip(2) for name, field in stacked.items()}
-            with torch.inference_mode():
-                other = teacher(Triple(Regions(**stacked), has_context, query))
-            assert (other - offline).abs().max() > 1e-3  # another context would have shown
+        found = offline(student, triple_before(regions, k, 1))
+        torch.testing.assert_close(recorder.region_logits(k), found, atol=1e-5, rtol=1e-5)
 
 
 def test_a_policy_can_be_used_again():
     student = make_student(region_len=REGION_LEN).eval()
-    policy = StudentPolicy(student)
+    policy = ContextPolicy(student)
     first = record(policy)
     logits, steps = first.logits, first.steps
     del policy.parameters
@@ -178,10 +227,10 @@ def test_a_policy_can_be_used_again():
 @pytest.mark.parametrize("kind", ["student", "teacher", "long_context"])
 def test_resuming_after_regions_is_having_lived_through_them(kind):
     if kind == "student":
-        policy = StudentPolicy(make_student(region_len=REGION_LEN).eval())
+        policy = ContextPolicy(make_student(region_len=REGION_LEN).eval())
     else:
         n_context_regions = 1 if kind == "teacher" else 2
-        policy = TeacherPolicy(make_teacher(n_context_regions, region_len=REGION_LEN).eval())
+        policy = ContextPolicy(make_teacher(n_context_regions, region_len=REGION_LEN).eval())
     recorder = record(policy)
     regions = recorder.regions(stored={})
     del policy.parameters
@@ -192,39 +241,66 @@ def test_resuming_after_regions_is_having_lived_through_them(kind):
         torch.testing.assert_close(resumed, recorder.logits[k * REGION_LEN], atol=1e-5, rtol=0)
 
 
+def read(student, latents):
+    """What the decoder attends to after one region with these latents."""
+    state = student.memory.start(len(latents))
+    there = torch.ones(len(latents), dtype=torch.bool)
+    return student.memory.read(student.memory.update(state, Latents(latents), there))
+
+
+def controlled(student, kind):
+    tasks = [task.index for task in TASKS]
+    return record(ContextPolicy(LatentControl(student, kind, tasks)))
+
+
 def test_zeroed_latents_are_zero():
     student = make_student(region_len=REGION_LEN).eval()
-    recorder = record(StudentPolicy(student, control="zeroed"))
+    recorder = controlled(student, "zeroed")
     for k, query in enumerate(recorder.regions()):
-        latents = torch.zeros(len(TASKS), 2, 16) if k else student.empty_latents(len(TASKS))
         with torch.inference_mode():
-            offline = student.decode(query, latents)
-        torch.testing.assert_close(recorder.region_logits(k), offline, atol=1e-5, rtol=1e-5)
+            empty = student.memory.read(student.memory.start(len(TASKS)))
+            latents = read(student, torch.zeros(len(TASKS), 2, 16)) if k else empty
+            found = student.decode(query, latents)
+        torch.testing.assert_close(recorder.region_logits(k), found, atol=1e-5, rtol=1e-5)
+
+
+def test_no_context_latents_are_those_of_the_first_region_for_ever():
+    student = make_student(region_len=REGION_LEN).eval()
+    recorder = controlled(student, "no_context")
+    for k, query in enumerate(recorder.regions()):
+        with torch.inference_mode():
+            found = student.decode(query, student.memory.read(student.memory.start(len(TASKS))))
+        torch.testing.assert_close(recorder.region_logits(k), found, atol=1e-5, rtol=1e-5)
 
 
 def test_shuffled_latents_come_from_another_task():
     student = make_student(region_len=REGION_LEN).eval()
     tasks = np.array([task.index for task in TASKS])
-    policy = StudentPolicy(student, control="shuffled", tasks_of_streams=tasks)
-    recorder = record(policy)
+    recorder = controlled(student, "shuffled")
     regions = recorder.regions()
     for k in range(1, N_REGIONS):
         with torch.inference_mode():
-            latents = student.compress(regions[k - 1])
+            latents = read(student, student.compress(regions[k - 1]).values)
         for stream in range(len(TASKS)):
             rows = [stream] * len(TASKS)  # this stream's region, under every stream's latents
             query = regions[k].map(lambda field, rows=rows: field[rows])
             with torch.inference_mode():
-                offline = student.decode(query, latents)
+                decoded = student.decode(query, latents)
             found = recorder.region_logits(k)[stream]
-            near = [i for i in range(len(TASKS)) if torch.allclose(found, offline[i], atol=1e-5)]
+            near = [i for i in range(len(TASKS)) if torch.allclose(found, decoded[i], atol=1e-5)]
             assert near
             assert all(tasks[i] != tasks[stream] for i in near)
 
 
+def test_a_noisy_channel_acts_alike_with_equal_seeds():
+    student = make_student(region_len=REGION_LEN, bottleneck="gaussian").eval()
+    taken = [record(ContextPolicy(student)).logits for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*taken, strict=True))
+
+
 def test_temperature_zero_takes_the_likeliest_action():
     student = make_student(region_len=REGION_LEN).eval()
-    recorder = record(StudentPolicy(student, temperature=0))
+    recorder = record(ContextPolicy(student, temperature=0))
     for logits, step in zip(recorder.logits, recorder.steps, strict=True):
         assert (logits.argmax(-1).numpy() == step["actions"]).all()
 
@@ -233,29 +309,32 @@ def test_sampled_actions_follow_the_seed():
     student = make_student(region_len=REGION_LEN).eval()
     taken = []
     for seed in (1, 1, 2):
-        recorder = Recorder(StudentPolicy(student))
+        recorder = Recorder(ContextPolicy(student))
         rollout(recorder, FAMILY, TASKS, n_episodes=4, seed=seed)
         taken.append(np.stack([step["actions"] for step in recorder.steps]))
     assert (taken[0] == taken[1]).all()
     assert (taken[0] != taken[2]).any()
 
 
-def test_the_context_never_exceeds_what_is_reported():
-    student = make_student(region_len=REGION_LEN, n_latents=3).eval()
-    policy = StudentPolicy(student)
+@pytest.mark.parametrize("n_regions", [1, 2])
+def test_the_context_never_exceeds_what_is_reported(n_regions):
+    memory = MemoryConfig("accumulate", n_regions)
+    student = make_student(region_len=REGION_LEN, n_latents=3, memory=memory).eval()
+    policy = ContextPolicy(student)
     record(policy)
-    assert policy.context_tokens == 3 + REGION_LEN
-    keys, values = policy.state.memory[0]
-    cache = policy.state.caches[0]
-    assert keys.shape[2] == values.shape[2] == 3
-    assert cache.keys.shape[2] == REGION_LEN
-    numbers = 2 * len(policy.state.caches) * 16 * (3 + REGION_LEN)  # keys and values, D wide
+    tokens = 3 * n_regions
+    assert policy.context_tokens == tokens + REGION_LEN
+    decoder = policy.state.decoder
+    keys, values = decoder.memory[0]
+    assert keys.shape[2] == values.shape[2] == tokens
+    assert decoder.caches[0].keys.shape[2] == REGION_LEN
+    numbers = 2 * len(decoder.caches) * 16 * (tokens + REGION_LEN)  # keys and values, D wide
     assert policy.context_bytes == 4 * numbers
     teacher = make_teacher(3, region_len=REGION_LEN).eval()
-    policy = TeacherPolicy(teacher)
+    policy = ContextPolicy(teacher)
     record(policy)
     assert policy.context_tokens == 3 * (REGION_LEN + 2) + 1 + REGION_LEN
-    assert len(policy.context) == 3
+    assert len(policy.state.regions) == 3
 
 
 def test_the_room_and_the_models_agree_on_fields():

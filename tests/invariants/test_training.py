@@ -290,7 +290,7 @@ def test_only_matrices_decay_and_the_compressor_learns_slowly():
             name = names[id(parameter)]
             seen.add(name)
             assert group["lr"] == pytest.approx(1e-3 if id(parameter) in slow else 1e-2)
-            words = ("norm", "bias", "table", "positions", "quer", "no_context")
+            words = ("norm", "bias", "table", "positions", "quer", "no_context", "index")
             embedding = any(word in name for word in words) and not name.endswith("q.weight")
             assert group["weight_decay"] == (0.0 if embedding else 0.3), name
     assert seen == {name for name, _ in student.named_parameters()}

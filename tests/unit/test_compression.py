@@ -17,6 +17,7 @@ from fixtures import (
 from sklearn.decomposition import PCA
 from torch import nn
 
+from compression.bottleneck import build_bottleneck
 from compression.compressor import (
     KINDS,
     CompressorConfig,
@@ -24,6 +25,7 @@ from compression.compressor import (
     build_compressor,
     compressor_class,
 )
+from compression.latents import Latents
 from compression.mean_pooling import chunk_means
 from compression.reconstruction import ReconstructionConfig, ReconstructionHead
 
@@ -55,15 +57,16 @@ def tokens_for(kind, steps=T):
 def test_every_compressor_returns_m_latents(kind):
     tokens, mask = tokens_for(kind), torch.ones(B, T, dtype=torch.bool)
     latents = build(kind)(tokens, mask)
-    assert latents.shape == (B, M, D)
-    assert latents.dtype == torch.float32
-    assert latents.isfinite().all()
+    assert latents.values.shape == (B, M, D)
+    assert latents.values.dtype == torch.float32
+    assert latents.values.isfinite().all()
+    assert latents.bits_per_region == (0 if kind == "none" else 32 * M * D)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_tell_regions_apart_unless_there_is_no_context(kind):
     tokens, mask = tokens_for(kind), torch.ones(B, T, dtype=torch.bool)
-    latents = build(kind)(tokens, mask).flatten(1)
+    latents = build(kind)(tokens, mask).values.flatten(1)
     distances = torch.cdist(latents, latents)[0, 1:]
     assert (distances == 0).all() if kind == "none" else (distances > 1e-3).all()
 
@@ -74,11 +77,11 @@ def test_padding_changes_nothing(kind, causal):
     compressor, short = build(kind, causal=causal), T - 2
     tokens = tokens_for(kind, short)
     whole = torch.ones(B, short, dtype=torch.bool)
-    expected = compressor(tokens, whole)
+    expected = compressor(tokens, whole).values
     mask = torch.arange(T).expand(B, T) < short
     for scale in (1.0, 100.0):
         padding = scale * torch.randn(B, T - short, tokens.shape[-1])
-        found = compressor(torch.cat([tokens, padding], 1), mask)
+        found = compressor(torch.cat([tokens, padding], 1), mask).values
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -86,8 +89,9 @@ def test_padding_changes_nothing(kind, causal):
 def test_rows_of_a_batch_do_not_mix(kind):
     compressor, tokens = build(kind), tokens_for(kind)
     mask = torch.arange(T) < torch.tensor([T, 3, T, 1])[:, None]
-    together = compressor(tokens, mask)
-    alone = torch.cat([compressor(tokens[i : i + 1], mask[i : i + 1]) for i in range(B)])
+    together = compressor(tokens, mask).values
+    alone = [compressor(tokens[i : i + 1], mask[i : i + 1]).values for i in range(B)]
+    alone = torch.cat(alone)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
@@ -122,7 +126,7 @@ def test_a_users_own_compressor_is_used():
     compressor = build("fixtures:FirstTokens")
     assert type(compressor).__name__ == "FirstTokens"
     mask = torch.ones(B, T, dtype=torch.bool)
-    assert torch.equal(compressor(tokens, mask), tokens[:, :M])
+    assert torch.equal(compressor(tokens, mask).values, tokens[:, :M])
 
 
 @pytest.mark.parametrize(
@@ -147,43 +151,63 @@ def test_truncation_keeps_the_last_tokens():
     mask = torch.arange(T) < torch.tensor([T, 4, 2, 1])[:, None]
     kept = torch.stack([tokens[0, [4, 5]], tokens[1, [2, 3]], tokens[2, [0, 1]], tokens[3, [0, 0]]])
     expected = compressor.norm(kept + compressor.positions)
-    torch.testing.assert_close(compressor(tokens, mask), expected)
+    torch.testing.assert_close(compressor(tokens, mask).values, expected)
 
 
-def identity_reading(compressor):
-    """Make the learned map after PCA the identity, so that latents are its codes."""
-    with torch.no_grad():
-        compressor.read.weight.copy_(torch.eye(D))
-        compressor.read.bias.zero_()
-        compressor.positions.zero_()
-    return compressor
-
-
-def test_pca_equals_sklearns_whitened_transform():
+@pytest.mark.parametrize("whiten", [True, False])
+def test_pca_equals_sklearns_transform(whiten):
     regions = torch.randn(200, T, FEATURES) * torch.linspace(0.5, 3.0, FEATURES)
     mask = torch.ones(200, T, dtype=torch.bool)
-    compressor = identity_reading(build("pca"))
+    compressor = build("pca", kwargs={"whiten": whiten})
     compressor.fit(regions, mask)
-    reference = PCA(M * D, whiten=True, svd_solver="randomized", random_state=0)
+    reference = PCA(M * D, whiten=whiten, svd_solver="randomized", random_state=0)
     expected = reference.fit_transform(regions.flatten(1).numpy())
-    found = compressor(regions, mask).flatten(1).detach().numpy()
+    if not whiten:
+        expected = expected / expected[:, 0].std(ddof=1)
+    found = compressor.codes(regions, mask).flatten(1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    np.testing.assert_allclose(found.std(0), 1.0, atol=0.01)
-    assert compressor(torch.randn(3, T, FEATURES), mask[:3]).shape == (3, M, D)
+    assert found[:, 0].std() == pytest.approx(1.0, abs=0.01)
+    assert (
+        found[:, -1].std() == pytest.approx(1.0, abs=0.01) if whiten else found[:, -1].std() < 0.9
+    )
+    assert compressor(torch.randn(3, T, FEATURES), mask[:3]).values.shape == (3, M, D)
+
+
+def test_pca_reads_every_slot_by_a_map_of_its_own():
+    compressor, mask = build("pca"), torch.ones(B, T, dtype=torch.bool)
+    tokens = tokens_for("pca")
+    codes = compressor.codes(tokens, mask)
+    expected = [codes[:, m] @ compressor.read[m] + compressor.bias[m] for m in range(M)]
+    torch.testing.assert_close(compressor(tokens, mask).values, torch.stack(expected, 1))
+    assert not torch.equal(compressor.read[0], compressor.read[1])
 
 
 def test_pca_leaves_out_what_never_varied_in_training():
     fixed = torch.randn(64, T, 1).expand(64, T, FEATURES)  # rank T, fewer than M * D components
-    compressor = identity_reading(build("pca"))
+    compressor = build("pca")
     compressor.fit(fixed, torch.ones(64, T, dtype=torch.bool))
-    codes = compressor(torch.randn(8, T, FEATURES), torch.ones(8, T, dtype=torch.bool)).flatten(1)
+    mask = torch.ones(8, T, dtype=torch.bool)
+    codes = compressor.codes(torch.randn(8, T, FEATURES), mask).flatten(1)
     assert codes.abs().max() < 20
     assert (codes.abs().amax(0) > 0).sum() == T
 
 
 def test_pca_has_nothing_to_learn_but_the_reading():
     names = {name for name, _ in build("pca").named_parameters()}
-    assert names == {"read.weight", "read.bias", "positions"}
+    assert names == {"read", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "message"),
+    [
+        ("pca", {"whitten": True}, r"compressor\.kwargs\.whitten: .* knows: whiten"),
+        ("pca", {"whiten": 3}, r"kwargs\.whiten: expected bool, got 3"),
+        ("truncation", {"whiten": True}, "it knows: none"),
+    ],
+)
+def test_settings_a_kind_does_not_know_are_refused(kind, kwargs, message):
+    with pytest.raises(CompressorError, match=message):
+        build(kind, kwargs=kwargs)
 
 
 def test_pca_on_too_few_regions_is_refused():
@@ -198,14 +222,15 @@ def test_pca_to_more_numbers_than_features_is_refused():
 
 
 def head(observation=CELLS, action=CHOICE):
-    return ReconstructionHead(observation, action, ReconstructionConfig(), **SIZES)
+    return ReconstructionHead(observation, action, ReconstructionConfig(), n_latents=M, **SIZES)
 
 
 @pytest.mark.parametrize("observation", [CELLS, NUMBERS, PIXELS], ids=lambda spec: spec.kind)
 def test_reconstruction_predicts_each_raw_field(observation):
     reconstruction = head(observation)
     regions = make_regions(B, T, observation=observation)
-    latents = torch.randn(B, M, D, requires_grad=True)
+    z = torch.randn(B, M, D, requires_grad=True)
+    latents = Latents(z)
     widths = {name: out.shape for name, out in reconstruction(latents).items()}
     n = {"classes": 6, "vector": 3, "image": 192}[observation.kind]
     expected = {"observations": n, "actions": 5, "rewards": 1, "next_observations": n}
@@ -214,16 +239,16 @@ def test_reconstruction_predicts_each_raw_field(observation):
     loss, metrics = reconstruction.loss(latents, regions)
     assert set(metrics) == {f"rec_{name}" for name in expected}
     loss.backward()
-    assert latents.grad.abs().sum() > 0
+    assert z.grad.abs().sum() > 0
 
 
 def test_reconstruction_overfits_one_batch():
     reconstruction, regions = head(), make_regions(B, T)
-    latents = nn.Parameter(torch.randn(B, M, D))
-    optimizer = torch.optim.Adam([latents, *reconstruction.parameters()], lr=1e-2)
+    z = nn.Parameter(torch.randn(B, M, D))
+    optimizer = torch.optim.Adam([z, *reconstruction.parameters()], lr=1e-2)
     first = None
     for _ in range(250):
-        loss, metrics = reconstruction.loss(latents, regions)
+        loss, metrics = reconstruction.loss(Latents(z), regions)
         first = first or loss.item()
         optimizer.zero_grad()
         loss.backward()
@@ -235,7 +260,7 @@ def test_reconstruction_overfits_one_batch():
 
 
 def test_reconstruction_ignores_what_the_mask_forbids():
-    reconstruction, latents = head(), torch.randn(B, M, D)
+    reconstruction, latents = head(), Latents(torch.randn(B, M, D))
     regions = make_regions(B, T, lengths=[T, 4, 2, 1])
     garbage = make_regions(B, T)
     mixed = type(regions)(
@@ -259,7 +284,7 @@ def test_reconstruction_ignores_what_the_mask_forbids():
 
 
 def test_reconstruction_loss_is_the_mean_over_positions_of_each_fields_loss():
-    reconstruction, latents = head(), torch.randn(B, M, D)
+    reconstruction, latents = head(), Latents(torch.randn(B, M, D))
     regions = make_regions(B, T, lengths=[T, 4, 2, 1])
     outputs, expected = reconstruction(latents), 0.0
     for b, t in regions.mask.nonzero().tolist():
@@ -272,14 +297,34 @@ def test_reconstruction_loss_is_the_mean_over_positions_of_each_fields_loss():
                 expected += np.mean([-p.log_softmax(0)[v].item() for p, v in parts])
             else:
                 expected += -out.log_softmax(0)[int(value)].item()
-    expected /= int(regions.mask.sum())
+    expected /= int(regions.mask.sum()) * len(outputs)
     assert reconstruction.loss(latents, regions)[0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_target_of_reconstruction_is_not_trainable():
     """A trainable target could be made constant; raw fields cannot, and get no gradient."""
     student, regions = make_student(), make_regions(B, T)
-    latents = student.compress(regions).detach()
-    student.reconstruction.loss(latents, regions)[0].backward()
+    latents = Latents(student.compress(regions).values.detach())
+    student.reconstruct(latents, regions)[0].backward()
     learning = {name for name, p in student.named_parameters() if p.grad is not None}
     assert learning == {f"reconstruction.{n}" for n, _ in student.reconstruction.named_parameters()}
+
+
+def test_a_gaussian_channel_carries_shannons_bits():
+    config = CompressorConfig(n_latents=M, bottleneck="gaussian", bottleneck_kwargs={"noise": 0.5})
+    channel = build_bottleneck(config, D)
+    with torch.no_grad():
+        channel.scale.weight.copy_(2.0 * torch.eye(D))
+        channel.scale.bias.zero_()
+    z = torch.randn(4000, M, D)
+    with torch.no_grad():
+        out = channel(Latents(z))
+    assert (out.values - 2 * z).std() == pytest.approx(0.5, rel=0.02)
+    assert out.losses["capacity"].item() == pytest.approx(4 / 0.25, rel=0.05)
+    assert float(out.bits) == pytest.approx(M * D * 0.5 * np.log2(1 + 16), rel=0.01)
+
+
+def test_noise_of_no_size_is_refused():
+    config = CompressorConfig(bottleneck="gaussian", bottleneck_kwargs={"noise": 0.0})
+    with pytest.raises(CompressorError, match=r"noise is 0\.0, expected more than 0"):
+        build_bottleneck(config, D)

@@ -24,6 +24,8 @@ from nets.actions import ActionDistribution
 from nets.attention import CrossAttention, SelfAttention
 from nets.embeddings import FieldEncoder, RawFeatures, StepEncoder, TransitionEncoder
 from nets.positions import sinusoids, spread
+from nets.regions import Steps
+from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec, SpaceError, field_spec
 from nets.transformer import Block, Transformer
 
@@ -157,12 +159,11 @@ def test_classes_have_one_embedding_per_axis():
     torch.testing.assert_close(token, table[1] + table[3 + 2])
 
 
-def test_bounded_vectors_are_scaled_to_plus_minus_one():
-    encoder = FieldEncoder(NUMBERS, D)
+def test_bounded_vectors_are_scaled_to_plus_minus_one_until_statistics_are_fitted():
+    scaling, regions = FieldScaling(NUMBERS, CHOICE), make_regions(1, 2, observation=NUMBERS)
     for bound, value in ((NUMBERS.low, -1.0), (NUMBERS.high, 1.0)):
-        found = encoder(torch.tensor(bound).view(1, 1, 3))
-        expected = encoder.linear(torch.full((1, 1, 3), value))
-        torch.testing.assert_close(found, expected)
+        regions.observations[:] = torch.tensor(bound)
+        assert (scaling.regions(regions).observations == value).all()
 
 
 def test_a_transition_token_depends_on_each_field():
@@ -180,31 +181,31 @@ def test_a_transition_token_depends_on_each_field():
 
 def test_step_tokens_see_the_past_only():
     encoder, regions = StepEncoder(CELLS, CHOICE, D), make_regions(1, 5)
-    tokens = encoder(regions)
+    tokens = encoder(Steps.of(regions))
     later = regions.map(torch.clone)
     later.actions[:, 2] = (later.actions[:, 2] + 1) % 5
     later.rewards[:, 2] += 1
     later.truncated[:, 2] = ~later.truncated[:, 2] & ~later.terminated[:, 2]
     later.next_observations[:] = 0
-    changed = encoder(later)
+    changed = encoder(Steps.of(later))
     same = [torch.equal(changed[0, t], tokens[0, t]) for t in range(5)]
     assert same == [True, True, True, False, True]
 
 
 def test_the_first_step_of_a_region_knows_nothing_of_the_one_before():
     encoder, regions = StepEncoder(CELLS, CHOICE, D), make_regions(1, 5)
-    tokens = encoder(regions)
+    tokens = encoder(Steps.of(regions))
     for t in range(5):
         seen = select(regions, slice(None), slice(max(t - 1, 0), max(t - 1, 0) + 1))
-        step = encoder.step(
+        step = Steps(
             regions.observations[:, t : t + 1],
             seen.actions,
             seen.rewards if t else torch.zeros(1, 1),
             seen.ended if t else torch.ones(1, 1, dtype=torch.bool),
-            first=torch.tensor([t == 0]),
+            torch.tensor([t == 0]),
         )
-        torch.testing.assert_close(step, tokens[:, t : t + 1])
-    alone = encoder(select(regions, slice(None), slice(1)))
+        torch.testing.assert_close(encoder(step), tokens[:, t : t + 1])
+    alone = encoder(Steps.of(select(regions, slice(None), slice(1))))
     torch.testing.assert_close(alone, tokens[:, :1])
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from fixtures import CELLS, CHOICE, HEADS, NUMBERS, WIDTH, make_regions, make_student, make_table
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.policy import OptimalPolicy, StudentPolicy
+from ad.policy import ContextPolicy, OptimalPolicy
+from compression.latents import Latents
 from nets.attention import CrossAttention
 from nets.spaces import FieldSpec
 from pipelines.config import RUN_INDEPENDENT
@@ -36,7 +37,7 @@ from probes.probing import (
     targets_of,
     varied_parameters,
 )
-from probes.swap import SwappingPolicy, draw_pairs, furthest_pair, swap_latents
+from probes.swap import LatentSwap, draw_pairs, furthest_pair, swap_latents
 from probes.traces import cells_of, draws_pictures, goal_cells, play, shown_episodes, trace
 from reports.film import background, captioned, trail, write_gif
 from reports.terminal import GOAL, LAST, REACHED, VISITED, bar, beside, room
@@ -82,14 +83,14 @@ def test_pooling_attention_is_that_of_the_latents(n_pooling_layers):
     assert weights.shape == (4, n_pooling_layers, HEADS, 3, 6)
     # The latents once more, by these weights instead of the fused attention.
     hidden = pooling.encoder(tokens, regions.mask)
-    x = (pooling.latent_queries + pooling.latent_positions).expand(4, -1, -1)
+    x = pooling.latent_queries.expand(4, -1, -1)
     for i, block in enumerate(pooling.pooling.blocks):
         _, values = block.cross.project(hidden)
         mixed = (weights[:, i] @ values).transpose(1, 2).reshape(4, 3, WIDTH)
         x = x + block.cross.out(mixed)
         x = x + block.feed_forward(block.feed_forward_norm(x))
-    again = pooling.pooling.norm(x) + pooling.latent_positions
-    torch.testing.assert_close(again, pooling(tokens, regions.mask), atol=1e-5, rtol=0)
+    again = pooling.pooling.norm(x)
+    torch.testing.assert_close(again, pooling(tokens, regions.mask).values, atol=1e-5, rtol=0)
 
 
 def test_attention_is_averaged_over_heads_and_layers_and_skipped_where_there_is_none():
@@ -336,8 +337,8 @@ def test_played_episodes_have_their_returns_paths_and_pictures():
 def test_playing_alone_is_acting_in_a_batch_of_one():
     family, student = family_of_nine(), make_student().eval()
     task = family.tasks()[2]
-    episodes = list(play(StudentPolicy(student), family, task, n_episodes=4, seed=7))
-    seen = trace(StudentPolicy(student), family, [task], n_steps=20, seed=7)
+    episodes = list(play(ContextPolicy(student), family, task, n_episodes=4, seed=7))
+    seen = trace(ContextPolicy(student), family, [task], n_steps=20, seed=7)
     alone = np.concatenate([e.observations[1:] for e in episodes])
     assert (alone == seen.next_observations[:, 0]).all()
 
@@ -345,25 +346,25 @@ def test_playing_alone_is_acting_in_a_batch_of_one():
 # --- swap -----------------------------------------------------------------------------------------
 
 
-class LatentsAsSeen(SwappingPolicy):
+class LatentsAsSeen(LatentSwap):
     """Notes which latents each region begins with."""
 
-    def reset(self, n, seed):
-        self.began = []
-        super().reset(n, seed)
+    def start(self, n):
+        state = super().start(n)
+        self.began = [self.student.memory.read(state.memory).values]
+        return state
 
-    def _begin_region(self):
-        self.began.append(self.latents.clone())
-        super()._begin_region()
+    def border(self, region, state):
+        state = super().border(region, state)
+        self.began.append(self.student.memory.read(state.memory).values)
+        return state
 
 
 def test_latents_change_hands_once_and_both_rollouts_are_equal_until_then():
     family, student = family_of_nine(), make_student().eval()
     tasks = [family.tasks()[0], family.tasks()[8]]
-    swapped, own = (
-        LatentsAsSeen(student, partners=np.array([1, 0]), after=after) for after in (2, 0)
-    )
-    seen = [trace(p, family, tasks, n_steps=24, seed=0) for p in (swapped, own)]
+    swapped, own = (LatentsAsSeen(student, np.array([1, 0]), after) for after in (2, 0))
+    seen = [trace(ContextPolicy(m), family, tasks, n_steps=24, seed=0) for m in (swapped, own)]
     assert len(own.began) == 5
     for region in (0, 1):
         assert torch.equal(swapped.began[region], own.began[region])
@@ -377,24 +378,24 @@ def test_an_agent_that_follows_its_latents_goes_to_the_other_goal(monkeypatch):
     family = DarkRoomFamily(size=3, horizon=6)  # an episode is a region
     student = make_student().eval()
 
-    def compress(regions, has_context=None):
+    def compress(regions):
         paid = (regions.rewards > 0).float()[..., None]  # (B, L, 1)
         place = (regions.next_observations * paid).sum(1) / paid.sum(1).clamp_min(1)
-        return F.pad(place[:, None], (0, WIDTH - 2)).expand(-1, 2, -1)  # (B, M, D)
+        return Latents(F.pad(place[:, None], (0, WIDTH - 2)).expand(-1, 2, -1))  # (B, M, D)
 
     monkeypatch.setattr(student, "compress", compress)
 
-    def act(self, observations):  # told its goal in the first region, then as its latents say
+    def parameters(self, observations):  # told its goal in the first region, then by its latents
         wanted = np.array([family.tasks()[8 * (i % 2)].params["goal"] for i in range(self.n)])
-        if self.closed:
-            wanted = self.latents[:, 0, :2].round().long().numpy()
+        if self.n_closed:
+            wanted = self.state.memory.values[:, -1, 0, :2].round().long().numpy()
         tasks = [family.tasks()[int(3 * x + y)] for x, y in wanted]
-        actions = family.optimal_actions(tasks, observations)
-        self._write("observations", torch.as_tensor(observations))
-        self.record(torch.as_tensor(actions))
-        return actions
+        told(self, observations)  # as ever, for what it takes note of
+        actions = torch.as_tensor(family.optimal_actions(tasks, observations))
+        return 100.0 * F.one_hot(actions, 5)
 
-    monkeypatch.setattr(StudentPolicy, "act", act)
+    told = ContextPolicy.parameters
+    monkeypatch.setattr(ContextPolicy, "parameters", parameters)
     pairs = [(family.tasks()[0], family.tasks()[8])]
     swap = swap_latents(
         student,

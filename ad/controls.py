@@ -1,0 +1,66 @@
+"""Controls: a student whose latents are interfered with at every border, acting like any model.
+
+`zeroed` and `shuffled` latents lie outside what the decoder was trained on; the learned "no
+context" latents (`no_context`) lie within. Shapes: n streams, M latents, D width, L region length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ad.student import CADStudent, StudentState
+from nets.regions import Regions
+
+Control = Literal["zeroed", "shuffled", "no_context"]
+
+
+class LatentControl:
+    """A student with another `border`; everything else is the student's own.
+
+    Args:
+        student: The student.
+        kind: `zeroed` latents; latents `shuffled` between streams of different tasks, drawn anew
+            at every border; or no latents remembered, `no_context`.
+        tasks_of_streams: (n,) task of each stream.
+        seed: Of the shuffling.
+    """
+
+    def __init__(
+        self, student: CADStudent, kind: Control, tasks_of_streams: Sequence[int], seed: int = 0
+    ) -> None:
+        self.student = student
+        self.kind = kind
+        self.tasks = np.asarray(tasks_of_streams)
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not interfered with is the student's."""
+        return getattr(self.student, name)
+
+    def start(self, n: int) -> StudentState:
+        """Begin anew; equal rollouts shuffle alike."""
+        self.rng = np.random.default_rng(self.seed)
+        return self.student.start(n)
+
+    def border(self, region: Regions, state: StudentState) -> StudentState:
+        """Compress a completed region and remember something else."""
+        latents = self.student.compress(region)
+        if self.kind == "no_context":
+            return self.student.remember(latents, state, torch.zeros_like(region.mask[:, 0]))
+        if self.kind == "zeroed":
+            values = torch.zeros_like(latents.values)
+        else:
+            values = latents.values[self._others(latents.values.device)]
+        return self.student.remember(replace(latents, values=values), state)
+
+    def _others(self, device: torch.device) -> Tensor:
+        """Return for each stream a stream of another task, where there is one."""
+        others = [np.flatnonzero(self.tasks != task) for task in self.tasks]
+        picked = [self.rng.choice(o) if len(o) else i for i, o in enumerate(others)]
+        return torch.tensor(picked, device=device)

@@ -1,0 +1,185 @@
+"""What every model that acts in context offers: one call offline, three while acting.
+
+    output = model(triple)                    all positions of the current regions at once
+    state = model.start(n)                    n streams begin with an empty context
+    parameters = model.step(steps, state)     the next step of the current region, kept in `state`
+    state = model.border(region, state)       a completed region becomes context, a new one begins
+
+Student, baselines and raw-context models differ in what they make of a completed region; nobody
+outside a model knows what its state holds. Shapes: B rows, n streams, T steps, L region length,
+P action parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from base.seeding import derive
+from compression.latents import Latents
+from nets.actions import ActionDistribution
+from nets.regions import Regions, Steps
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes shared by student and teacher.
+
+    Attributes:
+        d_model: Width D of tokens and latents.
+        n_heads: Attention heads; must divide d_model.
+    """
+
+    d_model: int = 64
+    n_heads: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no layer can be built with."""
+        if self.n_heads < 1 or self.d_model < 2 or self.d_model % self.n_heads or self.d_model % 2:
+            raise ValueError(
+                f"d_model is {self.d_model} and n_heads {self.n_heads}, expected an even d_model "
+                "that is a multiple of n_heads"
+            )
+
+
+@dataclass
+class Triple:
+    """A batch of (X, q, Y): previous regions, whether there are any, and current regions.
+
+    Attributes:
+        context: The R previous regions per row, consecutive, nearest last: fields (B, R, L, ...).
+            Fields of a region that is not there are zero and its mask is False.
+        has_context: (B, R) bool.
+        query: Current regions: fields (B, L, ...); their actions are the targets Y.
+    """
+
+    context: Regions
+    has_context: Tensor
+    query: Regions
+
+    def to(self, device: torch.device | str) -> Triple:
+        """Return the batch on a device."""
+        return Triple(self.context.to(device), self.has_context.to(device), self.query.to(device))
+
+    def nearest(self, n_regions: int) -> tuple[Regions, Tensor]:
+        """Return the nearest previous regions (B, n_regions, L, ...) and which are there."""
+        context = self.context.map(lambda field: field[:, -n_regions:])
+        return context, self.has_context[:, -n_regions:]
+
+    @property
+    def previous(self) -> Regions:
+        """The nearest previous region of every row: fields (B, L, ...)."""
+        return self.context.map(lambda field: field[:, -1])
+
+    @property
+    def has_previous(self) -> Tensor:
+        """(B,) bool, whether there is one."""
+        return self.has_context[:, -1]
+
+
+@dataclass
+class Output:
+    """What a model makes of a batch.
+
+    Attributes:
+        parameters: (B, L, P) action parameters at every step of the current regions.
+        latents: Of the nearest previous regions, where the model compresses; rows without one hold
+            nothing meaningful.
+        losses: Auxiliary losses by name, scalars with gradient.
+        metrics: Further scalars to log.
+        mask: (B, L) bool, steps that were predicted at all; None for all of the current regions'.
+    """
+
+    parameters: Tensor
+    latents: Latents | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
+
+
+class State(Protocol):
+    """What a model keeps while acting; only its size is anybody else's business."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held, all streams together, at full length."""
+        ...
+
+
+class InContextModel(PreTrainedModel):
+    """Base class of student and raw-context models.
+
+    Attributes:
+        actions: The action distribution.
+        n_context_regions: R, previous regions a row of a batch must bring.
+        max_stride: Farthest the nearest previous region may lie back in training; None for as far
+            as the sampling says.
+    """
+
+    actions: ActionDistribution
+    n_context_regions: int = 1
+    max_stride: int | None = None
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Keep what each module's constructor drew."""
+
+    @property
+    def region_len(self) -> int:
+        """L."""
+        return self.config.region_len
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens that a step attends to."""
+        raise NotImplementedError
+
+    @property
+    def acting_modules(self) -> list[nn.Module]:
+        """The parts that acting uses, without heads that only losses read."""
+        raise NotImplementedError
+
+    @property
+    def n_acting_parameters(self) -> int:
+        """Parameters that take part in acting."""
+        parts = {id(p): p for module in self.acting_modules for p in module.parameters()}
+        return sum(p.numel() for p in parts.values())
+
+    def fit_statistics(self, regions: Regions) -> None:
+        """Fit what is not learned by gradient on regions (N, L, ...) of training tasks."""
+
+    def forward(self, batch: Triple) -> Output:
+        """Map a batch to action parameters at every step of its current regions."""
+        raise NotImplementedError
+
+    def start(self, n: int) -> Any:
+        """Return the state of n streams with an empty context, their first region begun."""
+        raise NotImplementedError
+
+    def step(self, steps: Steps, state: Any) -> Tensor:
+        """Return action parameters (n, P) for the next step (n, 1, ...), kept in `state`."""
+        raise NotImplementedError
+
+    def border(self, region: Regions, state: Any) -> Any:
+        """Take a completed region (n, L, ...) into the context and begin the next.
+
+        Buffers of `state` may be used again: it is not valid afterwards.
+        """
+        raise NotImplementedError
+
+
+@contextmanager
+def seeded_part(name: str) -> Iterator[None]:
+    """Draw a part's initial weights from (seed last set, name) alone.
+
+    So that parts of one name and size begin alike in every model of one training seed, whatever
+    else the model has.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(torch.initial_seed(), "weights", name))
+        yield

@@ -1,0 +1,105 @@
+"""Bottlenecks: what limits how much latents can hold. One stands behind every compressor.
+
+A bottleneck maps a compressor's latents (B, M, D) to those the decoder reads; it may add losses and
+says in how many bits a region is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from compression.compressor import CompressorConfig, CompressorError, check_kwargs, import_class
+from compression.latents import Latents
+
+BOTTLENECKS = {
+    "continuous": "compression.bottleneck:Continuous",
+    "gaussian": "compression.bottleneck:GaussianChannel",
+}
+
+
+class Bottleneck(nn.Module):
+    """Base class: latents in, latents out.
+
+    Args:
+        kwargs: `compressor.bottleneck_kwargs`, checked against `settings`.
+        n_latents: M.
+        d_model: D.
+
+    Attributes:
+        settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold.
+        has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
+    """
+
+    settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
+    has_capacity: bool = False
+
+    def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
+        super().__init__()
+        self.kwargs = check_kwargs(
+            "compressor.bottleneck_kwargs", kwargs, self.settings, "bottleneck"
+        )
+
+    def forward(self, latents: Latents) -> Latents:
+        """Map latents (B, M, D) to latents (B, M, D)."""
+        raise NotImplementedError
+
+
+class Continuous(Bottleneck):
+    """No limit but the numbers themselves."""
+
+    def forward(self, latents: Latents) -> Latents:
+        """Return the latents as they are."""
+        return latents
+
+
+class GaussianChannel(Bottleneck):
+    """Latents pass a channel with additive Gaussian noise of fixed size, trained and acting alike.
+
+    A linear map before the noise sets each number's power P, which is what the capacity term
+    R(Z) = mean P / σ² acts on: behind a normalisation it could move nothing. With noise of variance
+    σ² such a channel carries at most 1/2 log2(1 + P / σ²) bits a number (Shannon 1949); `bits` is
+    their sum over a region's M x D numbers, P averaged over the batch.
+    """
+
+    settings: dict[str, Any] = {"noise": 1.0}  # noqa: RUF012
+    has_capacity = True
+
+    def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
+        super().__init__(kwargs, n_latents=n_latents, d_model=d_model)
+        if self.kwargs["noise"] <= 0:
+            raise CompressorError(
+                f"compressor.bottleneck_kwargs.noise is {self.kwargs['noise']}, expected more "
+                "than 0; take compressor.bottleneck=continuous for none."
+            )
+        self.scale = nn.Linear(d_model, d_model)
+
+    def forward(self, latents: Latents) -> Latents:
+        """Scale, measure and add noise."""
+        sent = self.scale(latents.values)
+        noise = float(self.kwargs["noise"])
+        snr = sent.square().mean(0) / noise**2  # (M, D)
+        return Latents(
+            sent + noise * torch.randn_like(sent),
+            latents.mask,
+            {**latents.losses, "capacity": snr.mean()},
+            latents.metrics,
+            0.5 * torch.log2(1 + snr.detach()).sum(),
+        )
+
+
+def bottleneck_class(kind: str) -> type[Bottleneck]:
+    """Return the class of a kind: a key of `BOTTLENECKS` or an import path `module:Class`.
+
+    Raises:
+        CompressorError: If there is no such class.
+    """
+    return import_class("compressor.bottleneck", kind, BOTTLENECKS, Bottleneck)
+
+
+def build_bottleneck(config: CompressorConfig, d_model: int) -> Bottleneck:
+    """Build the bottleneck that a compressor's config asks for."""
+    cls = bottleneck_class(config.bottleneck)
+    return cls(config.bottleneck_kwargs, n_latents=config.n_latents, d_model=d_model)

@@ -1,0 +1,171 @@
+"""Memory over regions: what stays of a region's latents once the next region has begun.
+
+One object serves training, where it is led over R consecutive regions, and acting, where it is
+updated at every border. Shapes: B rows or streams, M latents of a region, D width, R regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compression.compressor import import_class
+from compression.latents import Latents
+from nets.positions import sinusoids, spread
+
+MEMORIES = {
+    "one_shot": "compression.memory:OneShot",
+    "accumulate": "compression.memory:Accumulate",
+}
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Settings of the memory over regions.
+
+    Attributes:
+        kind: `one_shot` (the previous region alone), `accumulate` (the latents of the last
+            `n_regions` regions), or the import path `module:Class` of a user's own.
+        n_regions: R, regions whose latents are kept; `one_shot` keeps 1.
+    """
+
+    kind: str = "one_shot"
+    n_regions: int = 1
+
+
+class Memory(nn.Module):
+    """Base class. States are opaque to everybody else.
+
+    Args:
+        config: Settings.
+        n_latents: M.
+        d_model: D.
+        region_len: L.
+
+    Attributes:
+        n_regions: R, regions it is led over in training.
+    """
+
+    def __init__(
+        self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
+    ) -> None:
+        super().__init__()
+        self.n_regions = config.n_regions
+
+    @property
+    def n_tokens(self) -> int:
+        """Most latent tokens that `read` returns for a row."""
+        raise NotImplementedError
+
+    def start(self, n: int) -> Any:
+        """Return the state of `n` rows that have seen no region."""
+        raise NotImplementedError
+
+    def update(self, state: Any, latents: Latents, present: Tensor) -> Any:
+        """Return the state after another region.
+
+        Args:
+            state: Before it; it is not changed.
+            latents: Of the region, (n, M, D).
+            present: (n,) bool, False for rows that have no such region: their state stays.
+        """
+        raise NotImplementedError
+
+    def read(self, state: Any) -> Latents:
+        """Return what the decoder attends to, (n, `n_tokens`, D)."""
+        raise NotImplementedError
+
+
+@dataclass
+class LastRegions:
+    """State of `Accumulate` and `OneShot`: latents of the last R regions, the newest last.
+
+    Attributes:
+        values: (n, R, M, D); what is absent is not read.
+        present: (n, R) bool.
+        shown: (n, R, M) bool, which latents of a region count; None where all do.
+    """
+
+    values: Tensor
+    present: Tensor
+    shown: Tensor | None = None
+
+
+class Accumulate(Memory):
+    """The latents of the last R regions side by side, each with its position and region index.
+
+    A row that has seen no region reads learned "no context" latents. Positions of latents are
+    spread over the region they came from.
+    """
+
+    def __init__(
+        self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
+    ) -> None:
+        super().__init__(config, n_latents=n_latents, d_model=d_model, region_len=region_len)
+        self.n_latents = n_latents
+        self.positions = nn.Parameter(0.1 * sinusoids(spread(n_latents, region_len), d_model))
+        self.region_index = None
+        if self.n_regions > 1:
+            self.region_index = nn.Parameter(torch.randn(self.n_regions, 1, d_model) * 0.02)
+        self.no_context = nn.Parameter(torch.randn(n_latents, d_model) * 0.02)
+
+    @property
+    def n_tokens(self) -> int:
+        """R x M."""
+        return self.n_regions * self.n_latents
+
+    def start(self, n: int) -> LastRegions:
+        """Return `n` rows without a region."""
+        values = self.no_context.detach().new_zeros(n, self.n_regions, *self.no_context.shape)
+        return LastRegions(
+            values, torch.zeros(values.shape[:2], dtype=torch.bool).to(values.device)
+        )
+
+    def update(self, state: LastRegions, latents: Latents, present: Tensor) -> LastRegions:
+        """Forget the oldest region and keep this one."""
+        values = torch.cat([state.values[:, 1:], latents.values[:, None]], dim=1)
+        kept = torch.cat([state.present[:, 1:], present[:, None]], dim=1)
+        shown = None
+        if latents.mask is not None:
+            before = torch.ones_like(values[..., 0], dtype=torch.bool)
+            before = before if state.shown is None else state.shown
+            after = torch.cat([before[:, 1:], latents.mask[:, None]], dim=1)
+            shown = torch.where(present[:, None, None], after, before)
+        return LastRegions(
+            torch.where(present[:, None, None, None], values, state.values),
+            torch.where(present[:, None], kept, state.present),
+            shown,
+        )
+
+    def read(self, state: LastRegions) -> Latents:
+        """Return the latents of the last R regions, masked where there is none."""
+        placed = state.values + self.positions
+        placed = placed if self.region_index is None else placed + self.region_index
+        has_any = state.present[:, -1:, None]  # (n, 1, 1): the newest slot is filled first
+        newest = torch.where(has_any, placed[:, -1], self.no_context)
+        if self.n_regions == 1 and state.shown is None:
+            return Latents(newest)
+        values = torch.cat([placed[:, :-1], newest[:, None]], dim=1)
+        mask = state.present[..., None].expand(values.shape[:3])
+        mask = mask if state.shown is None else mask & state.shown
+        mask = torch.cat([mask[:, :-1], mask[:, -1:] | ~has_any], dim=1)
+        return Latents(values.flatten(1, 2), mask.flatten(1, 2))
+
+
+class OneShot(Accumulate):
+    """The previous region alone."""
+
+    def __init__(self, config: MemoryConfig, **sizes: Any) -> None:
+        super().__init__(MemoryConfig(config.kind, 1), **sizes)
+
+
+def build_memory(config: MemoryConfig, **sizes: Any) -> Memory:
+    """Build the memory a config asks for; `sizes` are `Memory`'s keyword arguments.
+
+    Raises:
+        CompressorError: There is no such kind.
+    """
+    return import_class("memory.kind", config.kind, MEMORIES, Memory)(config, **sizes)

@@ -1,0 +1,117 @@
+"""Scaling of raw numbers by statistics of training regions, stored with the model.
+
+Continuous observations, continuous actions and rewards come in any unit. Tokens, raw features and
+the reconstruction's targets all see them with mean 0 and standard deviation 1, and each field's
+reconstruction loss is divided by what guessing from its marginal alone would cost, so that a loss
+weight means the same on every task family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from nets.regions import Regions, Steps
+from nets.spaces import FieldSpec
+
+LEAST_STD = 1e-6
+LEAST_UNCERTAINTY = 1e-3
+"""Nats (or variance) below which a field is taken for constant: nothing there to reconstruct."""
+
+
+class FieldScaling(nn.Module):
+    """Mean and standard deviation of each real field; marginal uncertainty of every field.
+
+    Before `fit`, bounded vectors are scaled by their bounds and everything else is left alone.
+
+    Args:
+        observation: Observation field.
+        action: Action field.
+
+    Attributes:
+        uncertainty: (6,) what is not known of a field without looking, in the order of `FIELDS`:
+            marginal entropy in nats, mean over axes, for classes; variance after scaling for
+            numbers.
+    """
+
+    FIELDS = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
+
+    def __init__(self, observation: FieldSpec, action: FieldSpec) -> None:
+        super().__init__()
+        self.specs = {
+            "observations": observation,
+            "actions": action,
+            "rewards": FieldSpec("vector", ()),
+            "next_observations": observation,
+            "terminated": FieldSpec("classes", (), (2,)),
+            "truncated": FieldSpec("classes", (), (2,)),
+        }
+        self.uncertainty: Tensor
+        self.register_buffer("uncertainty", torch.ones(len(self.FIELDS)))
+        for name in ("observations", "actions", "rewards"):
+            spec = self.specs[name]
+            if spec.kind == "vector":
+                low, high = torch.tensor(spec.low or -1.0), torch.tensor(spec.high or 1.0)
+                self.register_buffer(f"{name}_mean", ((low + high) / 2).expand(spec.shape).clone())
+                half = ((high - low) / 2).clamp_min(LEAST_STD)
+                self.register_buffer(f"{name}_std", half.expand(spec.shape).clone())
+
+    @torch.no_grad()
+    def fit(self, regions: Regions) -> None:
+        """Take the statistics of training regions, fields (N, T, ...)."""
+        for name in ("observations", "actions", "rewards"):
+            if self.specs[name].kind == "vector":
+                values = getattr(regions, name)[regions.mask].double()  # (n, ...)
+                std = values.std(0, correction=0)
+                std = torch.where(std > LEAST_STD, std, 1.0)
+                getattr(self, f"{name}_mean").copy_(values.mean(0))
+                getattr(self, f"{name}_std").copy_(std)
+        scaled = self.regions(regions)
+        for i, name in enumerate(self.FIELDS):
+            values = getattr(scaled, name)[scaled.mask]
+            self.uncertainty[i] = _uncertainty(self.specs[name], values)
+
+    def regions(self, regions: Regions) -> Regions:
+        """Return regions with real fields scaled."""
+        return replace(
+            regions,
+            observations=self._scaled("observations", regions.observations),
+            actions=self._scaled("actions", regions.actions),
+            rewards=self._scaled("rewards", regions.rewards),
+            next_observations=self._scaled("observations", regions.next_observations),
+        )
+
+    def steps(self, steps: Steps) -> Steps:
+        """Return steps with real fields scaled."""
+        return replace(
+            steps,
+            observations=self._scaled("observations", steps.observations),
+            previous_actions=self._scaled("actions", steps.previous_actions),
+            previous_rewards=self._scaled("rewards", steps.previous_rewards),
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return each field's weight in L_rec: 1 / uncertainty, 0 for what never varies."""
+        known = self.uncertainty > LEAST_UNCERTAINTY
+        weights = torch.where(known, 1 / self.uncertainty.clamp_min(LEAST_UNCERTAINTY), 0.0)
+        return dict(zip(self.FIELDS, weights, strict=True))
+
+    def _scaled(self, name: str, values: Tensor) -> Tensor:
+        if self.specs[name].kind != "vector":
+            return values
+        return (values.float() - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
+
+
+def _uncertainty(spec: FieldSpec, values: Tensor) -> Tensor:
+    """Return a field's marginal entropy (nats, mean over axes) or variance; values (n, ...)."""
+    if spec.kind != "classes":
+        scale = 255.0 if spec.kind == "image" else 1.0
+        return (values.double() / scale).var(0, correction=0).mean()
+    axes = values.long().reshape(len(values), len(spec.n_classes))
+    entropies = []
+    for i, n in enumerate(spec.n_classes):
+        shares = torch.bincount(axes[:, i], minlength=n) / max(len(values), 1)
+        entropies.append(torch.special.entr(shares.double()).sum())
+    return torch.stack(entropies).mean()

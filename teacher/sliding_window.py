@@ -1,0 +1,202 @@
+"""AD over the last W raw steps, without regions or borders: what most of the field compares with.
+
+A causal transformer reads the last W steps of the stream. In training they are W consecutive steps
+of a history at a random phase; while acting the window moves on with every step, so all of it is
+computed anew each time, as its positions move. Shapes: B batch, W window, L region length, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from nets.actions import ActionDistribution
+from nets.embeddings import StepEncoder
+from nets.regions import Regions, Steps, join_regions
+from nets.scaling import FieldScaling
+from nets.spaces import FieldSpec
+from nets.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class SlidingWindowConfig:
+    """Settings of the sliding window.
+
+    Attributes:
+        n_layers: Blocks.
+        window: W, raw steps it sees; 0 for as many tokens as the student attends to, m + L.
+        dropout: Probability on residual branches.
+    """
+
+    n_layers: int = 4
+    window: int = 0
+    dropout: float = 0.0
+
+
+class SlidingWindowModelConfig(PretrainedConfig):
+    """What is stored in `config.json`; fields as in `ad.student.StudentConfig`."""
+
+    model_type = "cad-sliding-window"
+
+    def __init__(
+        self,
+        observation: dict[str, Any] | None = None,
+        action: dict[str, Any] | None = None,
+        region_len: int = 80,
+        model: dict[str, Any] | None = None,
+        sliding_window: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
+        self.action = action or FieldSpec("classes", (), (2,)).to_json()
+        self.region_len = region_len
+        self.model = model or asdict(ModelConfig())
+        self.sliding_window = sliding_window or asdict(SlidingWindowConfig(window=88))
+        self.provenance = provenance or {}
+        super().__init__(**kwargs)
+
+
+@dataclass
+class WindowState:
+    """The last steps of every stream, raw.
+
+    Attributes:
+        steps: Fields (n, at most W, ...), None before the first.
+        before: Action, reward and end (n, 1, ...) right before the next step, where a region has
+            just ended; None elsewhere.
+    """
+
+    steps: Steps | None = None
+    before: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the fields held now."""
+        fields = [] if self.steps is None else list(vars(self.steps).values())
+        return sum(field.numel() * field.element_size() for field in fields)
+
+
+class SlidingWindow(InContextModel):
+    """A causal transformer over the last W raw steps."""
+
+    config_class = SlidingWindowModelConfig
+    base_model_prefix = "sliding_window"
+    max_stride = 1  # the steps of a window are consecutive
+
+    def __init__(self, config: SlidingWindowModelConfig) -> None:
+        super().__init__(config)
+        model, settings = ModelConfig(**config.model), SlidingWindowConfig(**config.sliding_window)
+        observation = FieldSpec.from_json(config.observation)
+        action = FieldSpec.from_json(config.action)
+        width = model.d_model
+        self.window = settings.window
+        self.n_context_regions = max(1, -(-self.window // config.region_len) - 1)
+        self.actions = ActionDistribution(action)
+        self.scaling = FieldScaling(observation, action)
+        with seeded_part("step_encoder"):
+            self.step_encoder = StepEncoder(observation, action, width)
+        self.positions = nn.Parameter(torch.randn(self.window, width) * width**-0.5)
+        self.layers = Transformer(width, model.n_heads, settings.n_layers, dropout=settings.dropout)
+        self.action_head = nn.Linear(width, self.actions.n_parameters)
+        self.post_init()
+
+    @property
+    def context_tokens(self) -> int:
+        """W."""
+        return self.window
+
+    @property
+    def acting_modules(self) -> list[nn.Module]:
+        """All there is."""
+        return [self.step_encoder, self.layers, self.action_head]
+
+    def fit_statistics(self, regions: Regions) -> None:
+        """Fit the scaling on training regions (N, L, ...)."""
+        self.scaling.fit(regions)
+
+    def forward(self, batch: Triple) -> Output:
+        """Predict the current regions' actions from windows that end at, or in training before, L.
+
+        In training the windows of a batch end 0 ... (R + 1) L - W steps before the current region
+        does, at a phase drawn per batch; the steps after them are not predicted (`Output.mask`).
+        """
+        query_len = batch.query.mask.shape[1]
+        context, _ = batch.nearest(self.n_context_regions)
+        joined = join_regions(context.map(lambda field: field.flatten(1, 2)), batch.query)
+        n_steps = joined.mask.shape[1]
+        room = min(max(n_steps - self.window, 0), query_len - 1)
+        shift = int(torch.randint(room + 1, ())) if self.training else 0
+        joined = joined.map(lambda field: field[:, : n_steps - shift])
+        # Steps that are there come first, in order: a window begins with what a stream began with.
+        order = (~joined.mask).long().argsort(dim=1, stable=True)  # (B, S)
+        lengths = joined.mask.sum(1)  # (B,)
+        start = (lengths - self.window).clamp_min(0)
+        size = min(self.window, joined.mask.shape[1])
+        places = start[:, None] + torch.arange(size, device=start.device)  # (B, W)
+        rows = order.gather(1, places.clamp_max(order.shape[1] - 1))
+        window = joined.map(lambda field: _gathered(field, rows))
+        hidden = self._hidden(Steps.of(window))
+        # Where in its window each step of the current region stands; those cut off stand nowhere.
+        kept = query_len - shift
+        n_query = batch.query.mask[:, :kept].sum(1)
+        first = lengths - start - n_query  # (B,)
+        at = first[:, None] + torch.arange(query_len, device=first.device)
+        mask = batch.query.mask & (torch.arange(query_len, device=at.device) < kept) & (at >= 0)
+        found = _gathered(self.action_head(hidden), at.clamp(0, size - 1))
+        return Output(found, mask=mask)
+
+    def start(self, n: int) -> WindowState:
+        """Return n streams that have seen nothing."""
+        return WindowState()
+
+    def step(self, steps: Steps, state: WindowState) -> Tensor:
+        """Return action parameters (n, P) for the next step, from the last W of them."""
+        if state.before is not None:  # the region before ends, the window goes on
+            actions, rewards, ended = state.before
+            steps = Steps(
+                steps.observations, actions, rewards, ended, torch.zeros_like(steps.first)
+            )
+            state.before = None
+        if state.steps is not None:
+            joined = {
+                name: torch.cat([vars(state.steps)[name], field], dim=min(field.ndim - 1, 1))
+                for name, field in vars(steps).items()
+            }
+            window = slice(-self.window, None)
+            first = joined.pop("first")[window]
+            steps = Steps(**{name: f[:, window] for name, f in joined.items()}, first=first)
+        state.steps = steps
+        return self.action_head(self._hidden(_from_nothing(steps))[:, -1])
+
+    def border(self, region: Regions, state: WindowState) -> WindowState:
+        """Nothing ends: take note of what was before the next step."""
+        last = (region.actions[:, -1:], region.rewards[:, -1:], region.ended[:, -1:])
+        return WindowState(state.steps, last)
+
+    def _hidden(self, steps: Steps) -> Tensor:
+        x = self.step_encoder(self.scaling.steps(steps))
+        return self.layers(x + self.positions[: x.shape[1]], is_causal=True)
+
+
+def _from_nothing(steps: Steps) -> Steps:
+    """Return a window as `Steps.of` would make it: nothing known from before its first step."""
+    first = torch.arange(len(steps.first), device=steps.first.device) == 0
+    return Steps(
+        steps.observations,
+        steps.previous_actions,
+        steps.previous_rewards * ~first,
+        steps.starts | first,
+        first,
+    )
+
+
+def _gathered(field: Tensor, rows: Tensor) -> Tensor:
+    """Return (B, W, ...) entries `rows` (B, W) of a field (B, T, ...)."""
+    index = rows.view(*rows.shape, *[1] * (field.ndim - 2)).expand(-1, -1, *field.shape[2:])
+    return field.gather(1, index)
