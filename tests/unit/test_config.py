@@ -310,6 +310,37 @@ def test_every_number_has_a_range():
     assert numbers_without_range(SweepConfig) == []
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "distill.loss.tau=0",
+        "distill.loss.beta=-1",
+        "finetune.loss.label_smoothing=1",
+        "train_teacher.optim.learning_rate=0",
+        "train_teacher.optim.updates=0",
+        "train_teacher.optim.log_every=0",
+        "decoder.n_layers=0",
+        "long_context.n_context_regions=0",
+        "compressor.n_pooling_layers=0",
+        "sampling.history_stride=0",
+        "probe.n_pairs=0",
+        "split.n_test=0",
+        "noise.anneal_ratio=0",
+        "source.batch_size=1",
+        "collect.marker_rule=weekly",
+        "collect.source_seeds=[]",
+        "evaluate.part=all",
+        "evaluate.temperature=-1",
+        "seeds=[-1]",
+    ],
+)
+def test_impossible_settings_of_a_run_are_refused(tmp_path: Path, override: str):
+    (tmp_path / "run.yaml").write_text("run_dir: a\n")
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^command line: {key}(\[0\])?: expected "):
+        load_config(RunConfig, tmp_path / "run.yaml", [override])
+
+
 @pytest.mark.parametrize("cls", [RunConfig, SweepConfig])
 def test_defaults_lie_in_their_ranges(cls: Any, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(to_yaml(cls()))
