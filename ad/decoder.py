@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from base.ranges import AtLeast, Between
 from compression.latents import Latents
 from nets.attention import KeyValueCache
 from nets.transformer import Memory, Transformer
@@ -21,8 +23,8 @@ class DecoderConfig:
         dropout: Probability on residual branches.
     """
 
-    n_layers: int = 4
-    dropout: float = 0.0
+    n_layers: Annotated[int, AtLeast(1)] = 4
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
 
 
 @dataclass

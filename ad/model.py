@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from base.ranges import AtLeast
 from base.seeding import derive
 from compression.latents import Latents
 from nets.actions import ActionDistribution
@@ -36,12 +37,12 @@ class ModelConfig:
         n_heads: Attention heads; must divide d_model.
     """
 
-    d_model: int = 64
-    n_heads: int = 4
+    d_model: Annotated[int, AtLeast(2)] = 64
+    n_heads: Annotated[int, AtLeast(1)] = 4
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can be built with."""
-        if self.n_heads < 1 or self.d_model < 2 or self.d_model % self.n_heads or self.d_model % 2:
+        if self.d_model % self.n_heads or self.d_model % 2:
             raise ValueError(
                 f"d_model is {self.d_model} and n_heads {self.n_heads}, expected an even d_model "
                 "that is a multiple of n_heads"

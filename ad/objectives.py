@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ad.model import InContextModel, Triple
 from ad.student import CADStudent
+from base.ranges import Above, AtLeast, Between
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,13 @@ class LossConfig:
         weights: Of the compressor's own auxiliary losses by name; 1 where not named.
     """
 
-    alpha: float = 1.0
-    beta: float = 0.0
-    tau: float = 1.0
-    gamma: float = 0.0
-    lambda_cap: float = 0.0
-    label_smoothing: float = 0.0
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse weights that no loss can be made of."""
-        for name in ("alpha", "beta", "gamma", "lambda_cap"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        if self.tau <= 0:
-            raise ValueError(f"tau is {self.tau}, expected more than 0")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 ... 1")
+    alpha: Annotated[float, AtLeast(0)] = 1.0
+    beta: Annotated[float, AtLeast(0)] = 0.0
+    tau: Annotated[float, Above(0)] = 1.0
+    gamma: Annotated[float, AtLeast(0)] = 0.0
+    lambda_cap: Annotated[float, AtLeast(0)] = 0.0
+    label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

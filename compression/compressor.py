@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.ranges import AtLeast, Between
 from compression.latents import Latents
 
 KINDS = {
@@ -49,11 +50,11 @@ class CompressorConfig:
     """
 
     kind: str = "query_pooling"
-    n_latents: int = 8
-    n_layers: int = 2
-    n_pooling_layers: int = 1
+    n_latents: Annotated[int, AtLeast(1)] = 8
+    n_layers: Annotated[int, AtLeast(0)] = 2
+    n_pooling_layers: Annotated[int, AtLeast(1)] = 1
     causal: bool = False
-    dropout: float = 0.0
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     bottleneck: str = "continuous"
     kwargs: dict[str, Any] = field(default_factory=dict)
     bottleneck_kwargs: dict[str, Any] = field(default_factory=dict)

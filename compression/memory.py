@@ -7,11 +7,12 @@ updated at every border. Shapes: B rows or streams, M latents of a region, D wid
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from base.ranges import AtLeast
 from compression.compressor import import_class
 from compression.latents import Latents
 from nets.positions import sinusoids, spread
@@ -33,7 +34,7 @@ class MemoryConfig:
     """
 
     kind: str = "one_shot"
-    n_regions: int = 1
+    n_regions: Annotated[int, AtLeast(1)] = 1
 
 
 class Memory(nn.Module):

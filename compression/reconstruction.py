@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base.ranges import AtLeast
 from compression.latents import Latents
 from nets.positions import sinusoids, spread
 from nets.regions import Regions
@@ -30,7 +32,7 @@ class ReconstructionConfig:
         n_layers: Decoder layers.
     """
 
-    n_layers: int = 1
+    n_layers: Annotated[int, AtLeast(1)] = 1
 
 
 class ReconstructionHead(nn.Module):

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from rich.progress import (
     BarColumn,
@@ -26,8 +26,9 @@ from rich.progress import (
 )
 
 from base.errors import UserError
+from base.ranges import AtLeast, NonEmpty
 from histories.curves import CURVES_NAME, write_learning_curves
-from histories.regions import MarkerRule
+from histories.regions import MarkerRule, RuleName
 from histories.schema import SCHEMA_VERSION, History, check_history
 from histories.store import HistoryFileError, assemble, open_histories, part_fingerprint, write_part
 from tasks.family import Task, TaskFamily
@@ -72,13 +73,13 @@ class CollectConfig:
         n_workers: Processes on this machine; 0 for one per core.
     """
 
-    styles: tuple[str, ...] = ("ppo",)
-    source_seeds: tuple[int, ...] = (0,)
-    n_streams: int = 64
-    n_regions: int = 20
-    marker_rule: str = "rollout"
-    episodes_per_region: int = 4
-    n_workers: int = 0
+    styles: Annotated[tuple[str, ...], NonEmpty()] = ("ppo",)
+    source_seeds: Annotated[tuple[Annotated[int, AtLeast(0)], ...], NonEmpty()] = (0,)
+    n_streams: Annotated[int, AtLeast(1)] = 64
+    n_regions: Annotated[int, AtLeast(1)] = 20
+    marker_rule: RuleName = "rollout"
+    episodes_per_region: Annotated[int, AtLeast(1)] = 4
+    n_workers: Annotated[int, AtLeast(0)] = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class CollectSettings(CollectConfig):
         region_len: Transitions in a region; also the source algorithm's rollout.
     """
 
-    region_len: int = 80
+    region_len: Annotated[int, AtLeast(1)] = 80
 
     def rule(self) -> MarkerRule:
         """The marker rule; raises RegionError where the settings make none."""

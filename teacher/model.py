@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from transformers import PretrainedConfig
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
 from ad.objectives import auxiliary_loss, masked_mean
 from base.errors import UserError
+from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
 from nets.embeddings import StepEncoder, TransitionEncoder
@@ -50,16 +51,10 @@ class TeacherConfig:
     """
 
     target: str = "teacher.model:TeacherModel"
-    n_layers: int = 4
-    n_context_regions: int = 1
-    dropout: float = 0.0
-    token_type_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can be built with."""
-        for name in ("n_layers", "n_context_regions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+    n_layers: Annotated[int, AtLeast(1)] = 4
+    n_context_regions: Annotated[int, AtLeast(1)] = 1
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    token_type_weight: Annotated[float, AtLeast(0)] = 0.1
 
 
 class TeacherModelConfig(PretrainedConfig):

@@ -8,13 +8,14 @@ computed anew each time, as its positions move. Shapes: B batch, W window, L reg
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.embeddings import StepEncoder
 from nets.regions import Regions, Steps, join_regions
@@ -33,9 +34,9 @@ class SlidingWindowConfig:
         dropout: Probability on residual branches.
     """
 
-    n_layers: int = 4
-    window: int = 0
-    dropout: float = 0.0
+    n_layers: Annotated[int, AtLeast(1)] = 4
+    window: Annotated[int, AtLeast(0)] = 0
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
 
 
 class SlidingWindowModelConfig(PretrainedConfig):

@@ -6,12 +6,13 @@ uniformly random play. Each returns a `History`; storing it is no business of th
 
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from base.ranges import Above, AtLeast, Between
 from histories.regions import MarkerRule, RegionCounter
 from histories.schema import FIELDS, History
 from tasks.family import Task, TaskFamily
@@ -34,14 +35,14 @@ class SourceConfig:
         net_arch: Hidden widths of policy and value network.
     """
 
-    learning_rate: float = 6e-4
-    batch_size: int = 512
-    n_epochs: int = 10
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    ent_coef: float = 0.01
-    clip_range: float = 0.15
-    net_arch: tuple[int, ...] = (64, 64)
+    learning_rate: Annotated[float, Above(0)] = 6e-4
+    batch_size: Annotated[int, AtLeast(2)] = 512
+    n_epochs: Annotated[int, AtLeast(1)] = 10
+    gamma: Annotated[float, Between(0, 1)] = 0.99
+    gae_lambda: Annotated[float, Between(0, 1)] = 0.95
+    ent_coef: Annotated[float, AtLeast(0)] = 0.01
+    clip_range: Annotated[float, Above(0)] = 0.15
+    net_arch: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
 
 
 class HistoryLoggerCallback(BaseCallback):
@@ -152,16 +153,8 @@ class NoiseConfig:
             2006.01782). Epsilon stays the share of random steps.
     """
 
-    anneal_ratio: float = 1.0
-    max_repeat: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse noise that is none."""
-        if not 0 < self.anneal_ratio <= 1 or self.max_repeat < 1:
-            raise ValueError(
-                f"anneal_ratio is {self.anneal_ratio} and max_repeat {self.max_repeat}, expected "
-                "0 < anneal_ratio <= 1 and max_repeat of at least 1"
-            )
+    anneal_ratio: Annotated[float, Between(0, 1, low_open=True)] = 1.0
+    max_repeat: Annotated[int, AtLeast(1)] = 1
 
     def epsilons(self, n_transitions: int) -> np.ndarray:
         """Share of random steps at every transition, `(n_transitions,)`."""
