@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -48,6 +48,7 @@ class TeacherConfig:
         n_context_regions: R, raw previous regions it sees.
         dropout: Probability on residual branches.
         token_type_weight: Weight of the token-type loss.
+        kwargs: Settings of the target's own, checked by its class.
     """
 
     target: str = "teacher.model:TeacherModel"
@@ -55,6 +56,7 @@ class TeacherConfig:
     n_context_regions: Annotated[int, AtLeast(1)] = 1
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     token_type_weight: Annotated[float, AtLeast(0)] = 0.1
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class TeacherModelConfig(PretrainedConfig):
@@ -111,6 +113,8 @@ class TeacherModel(InContextModel):
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
         width, region = model.d_model, config.region_len
+        if settings.kwargs:
+            raise TeacherError(f"teacher.kwargs: this model knows none, got {settings.kwargs}.")
         self.n_context_regions = settings.n_context_regions
         self.actions = ActionDistribution(action)
         self.scaling = FieldScaling(observation, action)

@@ -7,60 +7,19 @@ computed anew each time, as its positions move. Shapes: B batch, W window, L reg
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
-from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.embeddings import StepEncoder
 from nets.regions import Regions, Steps, join_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
-
-
-@dataclass(frozen=True)
-class SlidingWindowConfig:
-    """Settings of the sliding window.
-
-    Attributes:
-        n_layers: Blocks.
-        window: W, raw steps it sees; 0 for as many tokens as the student attends to, m + L.
-        dropout: Probability on residual branches.
-    """
-
-    n_layers: Annotated[int, AtLeast(1)] = 4
-    window: Annotated[int, AtLeast(0)] = 0
-    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
-
-
-class SlidingWindowModelConfig(PretrainedConfig):
-    """What is stored in `config.json`; fields as in `ad.student.StudentConfig`."""
-
-    model_type = "cad-sliding-window"
-
-    def __init__(
-        self,
-        observation: dict[str, Any] | None = None,
-        action: dict[str, Any] | None = None,
-        region_len: int = 80,
-        model: dict[str, Any] | None = None,
-        sliding_window: dict[str, Any] | None = None,
-        provenance: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
-        self.action = action or FieldSpec("classes", (), (2,)).to_json()
-        self.region_len = region_len
-        self.model = model or asdict(ModelConfig())
-        self.sliding_window = sliding_window or asdict(SlidingWindowConfig(window=88))
-        self.provenance = provenance or {}
-        super().__init__(**kwargs)
+from teacher.model import TeacherConfig, TeacherError, TeacherModelConfig
 
 
 @dataclass
@@ -84,19 +43,25 @@ class WindowState:
 
 
 class SlidingWindow(InContextModel):
-    """A causal transformer over the last W raw steps."""
+    """A causal transformer over the last W raw steps, W being `teacher.kwargs.window`."""
 
-    config_class = SlidingWindowModelConfig
+    config_class = TeacherModelConfig
     base_model_prefix = "sliding_window"
     max_stride = 1  # the steps of a window are consecutive
 
-    def __init__(self, config: SlidingWindowModelConfig) -> None:
+    def __init__(self, config: TeacherModelConfig) -> None:
         super().__init__(config)
-        model, settings = ModelConfig(**config.model), SlidingWindowConfig(**config.sliding_window)
+        model, settings = ModelConfig(**config.model), TeacherConfig(**config.teacher)
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
         width = model.d_model
-        self.window = settings.window
+        window = settings.kwargs.get("window")
+        if set(settings.kwargs) != {"window"} or type(window) is not int or window < 1:
+            raise TeacherError(
+                f"teacher.kwargs of a sliding window: expected window, a whole number of at least "
+                f"1, and nothing else, got {settings.kwargs}."
+            )
+        self.window: int = window
         self.n_context_regions = max(1, -(-self.window // config.region_len) - 1)
         self.actions = ActionDistribution(action)
         self.scaling = FieldScaling(observation, action)

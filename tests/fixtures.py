@@ -20,7 +20,7 @@ from compression.reconstruction import ReconstructionConfig
 from nets.regions import Regions
 from nets.spaces import FieldSpec
 from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
-from teacher.sliding_window import SlidingWindow, SlidingWindowConfig, SlidingWindowModelConfig
+from teacher.sliding_window import SlidingWindow
 
 REGION_LEN = 6
 WIDTH, HEADS = 16, 2
@@ -121,12 +121,11 @@ def make_sliding_window(
 ) -> SlidingWindow:
     """A sliding window of one layer."""
     torch.manual_seed(seed)
-    settings = asdict(SlidingWindowConfig(n_layers=2, window=window))
+    settings = TeacherConfig(n_layers=2, kwargs={"window": window})
     model = asdict(ModelConfig(WIDTH, HEADS))
-    config = SlidingWindowModelConfig(
-        CELLS.to_json(), CHOICE.to_json(), region_len, model, settings
+    return SlidingWindow(
+        TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), region_len, model, asdict(settings))
     )
-    return SlidingWindow(config)
 
 
 @dataclass

@@ -1,0 +1,75 @@
+"""What latents hold: a fresh reconstruction head, fitted on frozen latents within a fixed budget.
+
+The head a student was trained with goes stale when its encoder moves on, and some students have
+none that was ever trained. A fresh one, fitted in the same way for every method, tells what can be
+read from the latents themselves. Shapes: B batch, M latents, D width, L region length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ad.batches import TripleSource
+from ad.student import CADStudent
+from compression.latents import Latents
+from compression.reconstruction import ReconstructionHead
+
+READABLE = ("observations", "actions", "next_observations")
+LEARNING_RATE = 2e-3
+
+
+def fresh_reconstruction(
+    student: CADStudent, fit: TripleSource, test: TripleSource, *, updates: int, seed: int = 0
+) -> dict[str, Any]:
+    """Fit a head on latents of training regions, test it on regions of other tasks.
+
+    Args:
+        student: Frozen; only its latents are used.
+        fit: Draws training regions; the current regions of its batches are read.
+        test: Draws the regions tested on; those of its first batch.
+        updates: Of AdamW with a one-cycle schedule.
+        seed: Of the head's first weights.
+
+    Returns:
+        `fresh_rec_loss` (1: nothing beyond the marginals is read), `fresh_rec_<field>` as
+        `ReconstructionHead.loss` scores fields, and `fresh_reconstruction_accuracy`, the mean over
+        observations, actions and next observations; None where one is not of classes.
+    """
+    config, parts = student.config, student.config.student_parts
+    device = next(student.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = ReconstructionHead(
+            student.reconstruction.specs["observations"],
+            student.reconstruction.specs["actions"],
+            parts.reconstruction,
+            n_latents=parts.compressor.n_latents,
+            d_model=parts.model.d_model,
+            n_heads=parts.model.n_heads,
+            region_len=config.region_len,
+        ).to(device)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=updates)
+    student.eval()
+    for step in range(updates):
+        regions = fit(step).query
+        with torch.no_grad():
+            latents = student.compress(regions)
+        loss, _ = student.reconstruct(Latents(latents.values, latents.mask), regions, head)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    regions = test(0).query
+    with torch.no_grad():
+        loss, fields = student.reconstruct(student.compress(regions), regions, head)
+    scores = {f"fresh_{name}": float(value) for name, value in fields.items()}
+    known = all(student.reconstruction.specs[name].kind == "classes" for name in READABLE)
+    mean = sum(scores[f"fresh_rec_{name}"] for name in READABLE) / len(READABLE)
+    return {
+        "fresh_rec_loss": float(loss),
+        **scores,
+        "fresh_reconstruction_accuracy": mean if known else None,
+    }
