@@ -24,7 +24,7 @@ from histories.regions import MarkerRule, RegionCounter
 from nets.embeddings import Regions
 from tasks.family import Task, TaskFamily
 
-Control = Literal["zeroed", "shuffled"]
+Control = Literal["zeroed", "shuffled", "no_context"]
 
 
 class Policy(Protocol):
@@ -230,7 +230,8 @@ class StudentPolicy(ContextPolicy):
 
     Args:
         model: The student.
-        control: `zeroed` latents, or `shuffled` between streams of different tasks.
+        control: `zeroed` latents, `shuffled` between streams of different tasks, or the learned
+            `no_context` latents at every border.
         tasks_of_streams: (n,) task of each stream, needed to shuffle between tasks.
         kwargs: As `ContextPolicy`.
     """
@@ -260,6 +261,8 @@ class StudentPolicy(ContextPolicy):
             self.latents = torch.zeros_like(self.latents)
         elif self.control == "shuffled":
             self.latents = self.latents[torch.from_numpy(self._derangement()).to(self.device)]
+        elif self.control == "no_context":
+            self.latents = self.model.empty_latents(self.n)
 
     def _derangement(self) -> np.ndarray:
         """Return for each stream a stream of another task."""

@@ -13,23 +13,11 @@ from ad.student import ModelConfig
 from compression.compressor import CompressorConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
+from pipelines.methods import TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from teacher.model import TeacherConfig
 from teacher.source import NoiseConfig, SourceConfig
 from training.optim import OptimConfig
-
-BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none")
-"""Methods that are the student with another compressor, whose kind is the method's name."""
-RAW_CONTEXT = ("teacher", "long_context")
-"""Methods that keep raw regions in their context."""
-STUDENTS = ("student", *BASELINES)
-"""Methods with a compressor and a decoder."""
-METHODS = ("student", *RAW_CONTEXT, *BASELINES)
-"""Methods with training stages of their own."""
-SPEAKING = tuple(method for method in STUDENTS if method != "none")
-"""Methods whose latents say something of a region."""
-REFERENCES = ("random", "optimal")
-"""What `pipelines.evaluate` runs besides, without training."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +166,7 @@ class RunConfig:
     seed: int = 0
     seeds: list[int] = field(default_factory=lambda: [0])
     method: str = "student"
-    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    methods: list[str] = field(default_factory=lambda: list(TRAINED))
     histories: str = ""
     region_len: int = 80
     n_workers: int = 0
@@ -209,8 +197,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse unknown methods."""
         for method in (self.method, *self.methods):
-            if method not in METHODS + REFERENCES:
-                known = ", ".join(METHODS + REFERENCES)
+            if method not in TRAINED + UNTRAINED:
+                known = ", ".join(TRAINED + UNTRAINED)
                 raise ValueError(f"method {method!r} is none of {known}")
 
 

@@ -14,20 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import UserError
-from pipelines.config import METHODS, RunConfig
-from pipelines.plan import Stage, plan
+from pipelines.config import RunConfig
+from pipelines.methods import TRAINED
+from pipelines.plan import PlannedStage, plan
+from pipelines.stages import STAGES
 from training.config import load_config
-
-STAGE_MODULES = (
-    "collect",
-    "build_triples",
-    "train_teacher",
-    "pretrain_compressor",
-    "distill",
-    "finetune",
-    "evaluate",
-)
-"""In the order in which a student goes through them."""
 
 
 class SweepError(UserError):
@@ -77,14 +68,14 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no cell can be made of."""
-        if self.first_stage not in STAGE_MODULES:
-            known = ", ".join(STAGE_MODULES)
+        if self.first_stage not in STAGES:
+            known = ", ".join(STAGES)
             raise ValueError(f"first_stage is {self.first_stage!r}, expected one of {known}")
         if not self.seeds:
             raise ValueError("seeds is empty, expected at least one training seed")
         for method in (*self.methods, *self.controls):
-            if method not in METHODS:
-                raise ValueError(f"method {method!r} is none of {', '.join(METHODS)}")
+            if method not in TRAINED:
+                raise ValueError(f"method {method!r} is none of {', '.join(TRAINED)}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ class Cell:
     point: Point
     seed: int
     run_dir: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
 
     @property
     def name(self) -> str:
@@ -291,7 +282,8 @@ def _cell(point: Point, seed: int, root: Path, base_file: Path) -> Cell:
 
 def _check_first_stage(config: SweepConfig, cells: Sequence[Cell]) -> None:
     """Refuse a grid that changes a stage before the one from which cells are said to differ."""
-    before = STAGE_MODULES[: STAGE_MODULES.index(config.first_stage)]
+    names = list(STAGES)
+    before = names[: names.index(config.first_stage)]
     known: dict[str, tuple[str, Cell]] = {}
     for cell in cells:
         for stage in cell.stages:

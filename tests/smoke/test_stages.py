@@ -20,15 +20,16 @@ import pytest
 from safetensors.torch import load_file
 
 from pipelines.cli import run_main
-from pipelines.config import METHODS, REFERENCES, RunConfig
+from pipelines.config import RunConfig
+from pipelines.methods import TRAINED, UNTRAINED, through
 from pipelines.plan import plan
 from training.config import load_config
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDENTS = [name for name in METHODS if name not in ("teacher", "long_context")]
-CONTROLS = ["student_zeroed", "student_shuffled"]
+STUDENTS = through("distill")
+CONTROLS = ["student_zeroed", "student_shuffled", "student_no_context"]
 CONFIG = """
 region_len: 10
 trackers: []
@@ -85,7 +86,7 @@ def run_everything(config, run_dir):
     for method in STUDENTS:
         stage("distill", config, at, f"method={method}")
         stage("finetune", config, at, f"method={method}")
-    for method in (*METHODS, *REFERENCES):
+    for method in (*TRAINED, *UNTRAINED):
         stage("evaluate", config, at, f"method={method}")
     stage("cost", config, at)
 
@@ -166,15 +167,20 @@ def test_distilling_leaves_a_frozen_compressor_and_finetuning_trains_it(finished
 
 def test_evaluation_writes_returns_and_metrics(finished):
     folders = {path.name for path in (finished / "seed_0/evaluate").iterdir()}
-    assert folders == {*METHODS, *REFERENCES, *CONTROLS}
-    for name in folders:
-        folder = finished / "seed_0/evaluate" / name
+    assert folders == {*TRAINED, *CONTROLS}
+    references = {path.name for path in (finished / "references").iterdir()}
+    assert references == set(UNTRAINED)
+    for name in folders | references:
+        folder = finished / ("references" if name in references else "seed_0/evaluate") / name
         returns = np.load(folder / "eval_result.npy")
         assert returns.shape == (2, 2, 4)
         assert returns.dtype == np.float32
         assert ((returns >= 0) & (returns <= 5)).all()
         metrics = json.loads((folder / "metrics.json").read_text())
-        assert metrics["method"] == name
+        assert metrics["method"] == metrics["method_record"]["name"] == name
+        assert metrics["training_seed"] == (None if name in references else 0)
+        assert metrics["region_len"] == 10
+        assert (metrics["n_parameters_acting"] is None) == (name in references)
         assert [task["index"] for task in metrics["tasks"]] == sorted(
             task["index"] for task in metrics["tasks"]
         )
@@ -217,7 +223,7 @@ def test_comparing_writes_a_table_of_all_methods(finished, config, capsys):
     with (finished / "comparison/table.csv").open() as table:
         rows = list(csv.DictReader(table))
     order = ["student", "teacher", "long_context", "truncation", "mean_pooling"]
-    order += ["mean_pooling_encoded", "pca", "none", *CONTROLS, *REFERENCES]
+    order += ["mean_pooling_encoded", "pca", "none", *CONTROLS, *UNTRAINED]
     assert [row["method"] for row in rows] == order
     for column in ("normalized_return", "gap_recovered", "context_tokens", "compression_ratio"):
         assert column in rows[0], list(rows[0])
@@ -231,7 +237,7 @@ def test_a_second_run_does_nothing(finished, config, capsys):
     assert written(finished) == before
     told = capsys.readouterr().out
     trained = 2 + 2 + 2 * len(STUDENTS)
-    assert told.count("is done") == 2 + trained + len(METHODS) + len(REFERENCES) + 1
+    assert told.count("is done") == 2 + trained + len(TRAINED) + len(UNTRAINED) + 1
 
 
 def test_another_configuration_is_refused_and_changes_nothing(finished, config, capsys):
