@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ad.batches import SamplingConfig
 from base.errors import UserError
 from base.hashes import config_hash, content_hash
 from compression.compressor import compressor_class
@@ -187,48 +186,24 @@ def _training_parents(stage: str) -> Parents:
     return parents
 
 
-def _teacher_sections(config: RunConfig, split: Split) -> dict[str, Any]:
-    own = own_config(config)
-    return {
-        "seed": config.seed,
-        "method": config.method,
-        "model": own.model,
-        "teacher": own.teacher,
-        "stage": own.train_teacher,
-        "sampling": own.sampling,
-        "validation": own.validation,
-    }
+def _sections(of_run: tuple[str, ...], stage: str, **more: Callable[[RunConfig], Any]) -> Sections:
+    """Seed, method, what a method makes of these sections, and the stage's own settings."""
 
-
-def _pretrain_sections(config: RunConfig, split: Split) -> dict[str, Any]:
-    own = own_config(config)
-    return {
-        "seed": config.seed,
-        "method": config.method,
-        "model": own.model,
-        "compressor": own.compressor,
-        "reconstruction": own.reconstruction,
-        "stage": own.pretrain,
-        "sampling": SamplingConfig(max_region=own.sampling.max_region),  # all it draws by
-    }
-
-
-def _action_sections(stage: str) -> Sections:
     def sections(config: RunConfig, split: Split) -> dict[str, Any]:
         own = own_config(config)
         return {
             "seed": config.seed,
             "method": config.method,
-            "model": own.model,
-            "compressor": own.compressor,
-            "reconstruction": own.reconstruction,
-            "decoder": own.decoder,
             "stage": STAGES[stage].settings(own),
-            "sampling": own.sampling,
-            "validation": own.validation,
+            **{name: getattr(own, name) for name in of_run},
+            **{name: function(own) for name, function in more.items()},
         }
 
     return sections
+
+
+_COMPRESSOR = ("model", "compressor", "reconstruction")
+_ACTION = (*_COMPRESSOR, "decoder", "sampling", "validation")
 
 
 def _is_pretrained(config: RunConfig) -> bool:
@@ -287,7 +262,7 @@ _ALL = (
     Stage(
         "train_teacher",
         _training_folder(),
-        _teacher_sections,
+        _sections(("model", "teacher", "sampling", "validation"), "train_teacher"),
         _training_parents("train_teacher"),
         section="train_teacher",
         batches="actions",
@@ -295,7 +270,11 @@ _ALL = (
     Stage(
         "pretrain_compressor",
         _training_folder("pretrain"),
-        _pretrain_sections,
+        _sections(
+            _COMPRESSOR,
+            "pretrain_compressor",
+            max_region=lambda config: config.sampling.max_region,  # all it draws by
+        ),
         _training_parents("pretrain_compressor"),
         wanted=_is_pretrained,
         section="pretrain",
@@ -304,7 +283,7 @@ _ALL = (
     Stage(
         "distill",
         _training_folder("distill"),
-        _action_sections("distill"),
+        _sections(_ACTION, "distill"),
         _training_parents("distill"),
         section="distill",
         batches="actions",
@@ -312,7 +291,7 @@ _ALL = (
     Stage(
         "finetune",
         _training_folder("finetune"),
-        _action_sections("finetune"),
+        _sections(_ACTION, "finetune"),
         _training_parents("finetune"),
         wanted=lambda config: config.finetune.enabled,
         section="finetune",

@@ -164,6 +164,7 @@ def load_results(
     directories = _run_directories(run_dirs)
     wanted = None if seeds is None else set(seeds)
     results = [result for run_dir in directories for result in load_run(run_dir, wanted, folder)]
+    results = _without_repeated_references(results)
     if not results:
         chosen = "" if wanted is None else f" with seed {' or '.join(map(str, sorted(wanted)))}"
         raise ResultsError(
@@ -218,6 +219,15 @@ def load_run(
         for path in _method_directories(methods_dir)
         if not unfinished or (path / "metrics.json").is_file()
     ]
+
+
+def _without_repeated_references(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """Keep the first run's references: they depend on tasks and evaluation alone."""
+    first: dict[str, Path] = {}
+    for result in results:
+        if result.training_seed is None:
+            first.setdefault(result.method, result.run_dir)
+    return [r for r in results if r.training_seed is not None or first[r.method] == r.run_dir]
 
 
 def training_seeds(results: Iterable[EvaluationResult]) -> list[int]:

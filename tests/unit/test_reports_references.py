@@ -27,6 +27,18 @@ def test_references_are_one_rollout_whatever_seeds_are_asked_for(tmp_path):
         assert training_seeds(results) == ([0, 1] if wanted is None else wanted)
 
 
+def test_runs_compared_share_their_references(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        write_run(tmp_path / name, methods=("student",), seeds=(seed,), source=False)
+        write_reference(tmp_path / name, "random")
+    found = load_results([tmp_path / "a", tmp_path / "b"])
+    assert [(r.label, r.training_seed) for r in found] == [
+        ("student", 0),
+        ("student", 1),
+        ("random", None),
+    ]
+
+
 def test_references_of_another_evaluation_stay_apart(tmp_path):
     write_run(tmp_path, methods=("student",), seeds=(0,), source=False)
     write_reference(tmp_path, "random", "references_argmax")
