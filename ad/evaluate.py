@@ -32,6 +32,8 @@ class EvaluateConfig:
         allow_training_tasks: Evaluate on training tasks too, which is refused otherwise.
         part: Which part of the split: test, validation or train.
         n_offline: Triples for the offline metrics.
+        reading_updates: Updates of the fresh head that tells what can be read back from frozen
+            latents, the same for every method; 0 leaves that blank.
         name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
             evaluated in several ways.
     """
@@ -44,6 +46,7 @@ class EvaluateConfig:
     allow_training_tasks: bool = False
     part: Literal["test", "validation", "train"] = "test"
     n_offline: Annotated[int, AtLeast(1)] = 512
+    reading_updates: Annotated[int, AtLeast(0)] = 300
     name: str = ""
 
     def __post_init__(self) -> None:

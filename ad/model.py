@@ -121,11 +121,13 @@ class InContextModel(PreTrainedModel):
         n_context_regions: R, previous regions a row of a batch must bring.
         max_stride: Farthest the nearest previous region may lie back in training; None for as far
             as the sampling says.
+        n_latents: m, latents a region is compressed to; None where nothing is compressed.
     """
 
     actions: ActionDistribution
     n_context_regions: int = 1
     max_stride: int | None = None
+    n_latents: int | None = None
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what each module's constructor drew."""

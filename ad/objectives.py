@@ -76,6 +76,8 @@ class PretrainObjective(nn.Module):
         self.lambda_cap = lambda_cap
         self.weights = dict(weights or {})
 
+    n_context_regions = 1
+
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of the current regions of a batch."""
         latents = self.student.compress(batch.query)
@@ -115,6 +117,12 @@ class ActionObjective(nn.Module):
         self._hidden = (teacher, student.compressor_modules if freeze_compressor else [])
         for module in self._hidden[1]:
             module.requires_grad_(False)
+
+    @property
+    def n_context_regions(self) -> int:
+        """Previous regions a row of a batch must bring: the student's, or more of the teacher."""
+        teacher = self._hidden[0]
+        return max(self.student.n_context_regions, getattr(teacher, "n_context_regions", 1))
 
     def train(self, mode: bool = True) -> ActionObjective:
         """Switch to training, all but what is frozen."""

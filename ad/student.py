@@ -139,6 +139,7 @@ class CADStudent(InContextModel):
         with seeded_part("decoder"):
             self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
         self.n_context_regions = self.memory.n_regions
+        self.n_latents = n_latents
         self.post_init()
 
     @property

@@ -36,6 +36,10 @@ class MemoryConfig:
     kind: str = "one_shot"
     n_regions: Annotated[int, AtLeast(1)] = 1
 
+    def n_tokens(self, n_latents: int) -> int:
+        """Return the latent tokens a full memory shows, `n_latents` being kept of a region."""
+        return n_latents if self.kind == "one_shot" else self.n_regions * n_latents
+
 
 class Memory(nn.Module):
     """Base class. States are opaque to everybody else.

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from base.files import write_json, write_text
 from pipelines.cli import SWEEP_CONFIG, run_main
-from pipelines.common import StageError
-from pipelines.plan import DATA_STAGES, Stage
+from pipelines.plan import PlannedStage
+from pipelines.stages import DATA_STAGES, StageError
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable
@@ -42,7 +42,7 @@ class Work:
         rows: What the table shows of each job, and of the cells that have nothing left to do.
     """
 
-    data: list[tuple[Path, Stage]]
+    data: list[tuple[Path, PlannedStage]]
     jobs: list[Job]
     rows: list[Row]
 
@@ -82,12 +82,12 @@ def main(config: SweepConfig, file: str, *, dry_run: bool = False) -> None:
 def what_is_left(sweep: Sweep, store: StageStore) -> Work:
     """Return the jobs that the sweep still needs; nothing is written."""
     uses = Counter(key for cell in sweep.cells for key in {s.inputs for s in cell.stages})
-    data: dict[str, tuple[Path, Stage]] = {}
+    data: dict[str, tuple[Path, PlannedStage]] = {}
     shared: dict[str, Job] = {}
     jobs, rows = [], []
     for cell in sweep.cells:
         missing = [stage for stage in cell.stages if not store.done(stage)]
-        own: list[Stage] = []
+        own: list[PlannedStage] = []
         for stage in missing:
             if stage.module in DATA_STAGES:
                 data.setdefault(stage.inputs, (cell.run_dir, stage))
@@ -107,14 +107,14 @@ def what_is_left(sweep: Sweep, store: StageStore) -> Work:
     return Work(list(data.values()), [*shared.values(), *jobs], rows)
 
 
-def _shared_job(stage: Stage, cell: Cell, store: StageStore, shared: dict[str, Job]) -> Job:
+def _shared_job(stage: PlannedStage, cell: Cell, store: StageStore, shared: dict[str, Job]) -> Job:
     before = {s.name: s.inputs for s in cell.stages}
     after = tuple(shared[before[n]].name for n in stage.after if before[n] in shared)
     name = f"shared/{stage.module}-{stage.inputs[:6]}/seed_{cell.seed}"
     return Job(name, run_stages, (str(cell.run_dir), [stage], store), after)
 
 
-def run_stages(run_dir: str, stages: Sequence[Stage], store: StageStore) -> None:
+def run_stages(run_dir: str, stages: Sequence[PlannedStage], store: StageStore) -> None:
     """Run stages in their order, each under its lock: another sweep may be at it."""
     for stage in stages:
         with store.lock(stage):

@@ -12,45 +12,33 @@ from pathlib import Path
 from histories.collection import HISTORIES_NAME
 from histories.triples import build_triples
 from pipelines.cli import run_main
-from pipelines.collect import collect_sections
-from pipelines.common import inputs_hash, open_run
+from pipelines.common import open_run
 from pipelines.config import RunConfig
-from tasks.splits import Split
 from training.run_dir import mark_done, stage_done
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
     run = open_run(config, "build_triples")
-    inputs = inputs_hash(triples_sections(config, run.split), {})
-    if config.histories:
-        histories = Path(config.histories)
-    else:
-        run.require(run.collect_dir, "collect")
-        histories = run.collect_dir / HISTORIES_NAME
-    if stage_done(run.triples_dir, inputs):
-        run.say(f"{run.triples_dir} is done")
+    folder, inputs = run.folder("build_triples"), run.inputs_of("build_triples")
+    if stage_done(folder, inputs):
+        run.say(f"{folder} is done")
         return
+    run.parents("build_triples")
+    histories = Path(config.histories or run.folder("collect") / HISTORIES_NAME)
     started = time.perf_counter()
     if run.accelerator.is_main_process:
-        summary = build_triples(
-            histories, run.triples_dir, split=run.split, region_len=config.region_len
-        )
+        summary = build_triples(histories, folder, split=run.split, region_len=config.region_len)
         mark_done(
-            run.triples_dir,
+            folder,
             "build_triples",
             inputs,
             seconds=time.perf_counter() - started,
             split_identity=run.split.identity,
         )
         rows = ", ".join(f"{part} {n}" for part, n in summary.n_rows.items())
-        run.say(f"{run.triples_dir}: regions of {config.region_len} transitions: {rows}")
+        run.say(f"{folder}: regions of {config.region_len} transitions: {rows}")
     run.accelerator.wait_for_everyone()
-
-
-def triples_sections(config: RunConfig, split: Split) -> dict:
-    """Configuration the tables depend on."""
-    return {**collect_sections(config, split), "region_len": config.region_len}
 
 
 if __name__ == "__main__":

@@ -11,18 +11,15 @@ import os
 import time
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from base.hashes import content_hash
 from histories.collection import CollectSettings, CollectSummary, collect
 from histories.curves import curve_table
 from pipelines.cli import run_main
-from pipelines.common import Run, StageError, inputs_hash, open_run
+from pipelines.common import Run, open_run
 from pipelines.config import RunConfig
-from tasks.splits import Split
 from teacher.source import learn_history, noise_expert_history, random_history
 from training.run_dir import mark_done, stage_done
 
@@ -30,13 +27,12 @@ from training.run_dir import mark_done, stage_done
 def main(config: RunConfig) -> None:
     """Run the stage."""
     run = open_run(config, "collect")
-    sections = collect_sections(config, run.split)
-    inputs = inputs_hash(sections, {})
-    if stage_done(run.collect_dir, inputs):
-        run.say(f"{run.collect_dir} is done")
-        return
     if config.histories:
         run.say(f"histories are taken from {config.histories}: nothing to collect")
+        return
+    folder, inputs = run.folder("collect"), run.inputs_of("collect")
+    if stage_done(folder, inputs):
+        run.say(f"{folder} is done")
         return
     started = time.perf_counter()
     summary = collect(
@@ -46,7 +42,7 @@ def main(config: RunConfig) -> None:
             **{**asdict(config.collect), "n_workers": _n_workers(config)},
             region_len=config.region_len,
         ),
-        run.collect_dir,
+        folder,
         {
             "ppo": partial(learn_history, config=config.source),
             "noise_expert": partial(noise_expert_history, config=config.noise),
@@ -58,7 +54,7 @@ def main(config: RunConfig) -> None:
     )
     if run.accelerator.is_main_process:
         mark_done(
-            run.collect_dir,
+            folder,
             "collect",
             inputs,
             seconds=time.perf_counter() - started,
@@ -67,25 +63,6 @@ def main(config: RunConfig) -> None:
         )
         _report(run, summary)
     run.accelerator.wait_for_everyone()
-
-
-def collect_sections(config: RunConfig, split: Split) -> dict:
-    """Configuration the histories depend on, and the content of existing ones.
-
-    Raises:
-        StageError: The existing histories are no file.
-    """
-    if config.histories and not Path(config.histories).is_file():
-        raise StageError(f"histories={config.histories} is no file; give a path to a histories.h5.")
-    collected = {k: v for k, v in asdict(config.collect).items() if k != "n_workers"}
-    return {
-        "family": asdict(config.family),
-        "split": split.identity,
-        "collect": {**collected, "region_len": config.region_len},
-        "source": asdict(config.source),
-        "noise": asdict(config.noise),
-        "histories": content_hash(config.histories) if config.histories else "",
-    }
 
 
 def _n_workers(config: RunConfig) -> int:

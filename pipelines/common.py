@@ -1,37 +1,35 @@
-"""What all stage scripts share: opening a run, naming directories, loading what came before."""
+"""What all stage scripts share: opening a run, its directories, batches of its regions."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
-from ad.policy import Policy, StudentPolicy, TeacherPolicy
-from ad.student import CADStudent, StudentConfig, StudentParts
-from base.errors import UserError
-from base.hashes import config_hash
-from compression.compressor import compressor_class
+from ad.model import InContextModel
+from base.seeding import derive
 from histories.triples import RegionTable
 from nets.spaces import FieldSpec, field_spec
-from pipelines.config import BASELINES, RAW_CONTEXT, REFERENCES, RUN_INDEPENDENT, RunConfig
+from pipelines.config import RUN_INDEPENDENT, RunConfig
+from pipelines.methods import TRAINED, UNTRAINED
+from pipelines.models import build_model
+from pipelines.stages import STAGES, Inputs, StageError, before
 from tasks.family import Task, TaskFamily, load_family
 from tasks.splits import Split, make_split
-from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
-from training.run_dir import claim_run_dir, git_sha, read_meta
+from training.run_dir import claim_run_dir, read_meta, stage_done
 
-
-class StageError(UserError):
-    """A stage that cannot start: something before it is missing or does not fit."""
+N_FIT_REGIONS = 4096
+"""Training regions that scaling, and compressors without gradients, are fitted on."""
 
 
 @dataclass
@@ -44,6 +42,7 @@ class Run:
         family: Tasks.
         split: Train, validation and test tasks.
         accelerator: Device, processes, trackers.
+        inputs: Inputs hashes of its stages.
     """
 
     config: RunConfig
@@ -51,21 +50,33 @@ class Run:
     family: TaskFamily
     split: Split
     accelerator: Accelerator
+    inputs: Inputs = field(init=False)
 
-    @property
-    def collect_dir(self) -> Path:
-        """Of the histories."""
-        return self.root / "collect"
+    def __post_init__(self) -> None:
+        """Nothing is hashed yet."""
+        self.inputs = Inputs(self.split)
 
-    @property
-    def triples_dir(self) -> Path:
-        """Of the tables of regions."""
-        return self.root / "triples"
+    def of(self, method: str) -> Run:
+        """Return the same run for another method."""
+        return self._with(replace(self.config, method=method))
+
+    def _with(self, config: RunConfig) -> Run:
+        other = replace(self, config=config)
+        other.inputs = self.inputs
+        return other
 
     @property
     def seed_dir(self) -> Path:
         """Of this training seed."""
         return self.root / f"seed_{self.config.seed}"
+
+    def folder(self, stage: str) -> Path:
+        """Return the (first) directory of a stage of this method and training seed."""
+        return self.root / STAGES[stage].folders(self.config)[0]
+
+    def inputs_of(self, stage: str) -> str:
+        """Return the inputs hash of a stage of this method and training seed."""
+        return self.inputs.of(STAGES[stage], self.config)
 
     def tasks(self, part: str) -> list[Task]:
         """Tasks of a part of the split."""
@@ -84,29 +95,46 @@ class Run:
 
     def table(self, part: str) -> RegionTable:
         """Load the regions of a part, checked to belong to this run's split."""
-        self.require(self.triples_dir, "build_triples")
-        table = RegionTable.load(self.triples_dir / part)
+        self.require("build_triples")
+        folder = self.folder("build_triples") / part
+        table = RegionTable.load(folder)
         if table.split_identity != self.split.identity:
             raise StageError(
-                f"{self.triples_dir / part} was built for another task split (identity "
+                f"{folder} was built for another task split (identity "
                 f"{table.split_identity[:12]}, this run's is {self.split.identity[:12]}); "
                 "use the run_dir it belongs to, or build the triples in a new one."
             )
         return table
 
-    def require(self, stage_dir: Path, module: str, extra: str = "") -> dict[str, Any]:
-        """Return the meta.json of a stage that must be done.
+    def require(self, stage: str) -> dict[str, Any]:
+        """Return the meta.json of a stage that must be done, from the inputs of this run.
 
         Raises:
-            StageError: Naming the command that does it.
+            UserError: Naming the command that does it, or what else it was made from.
         """
-        meta = read_meta(stage_dir)
-        if meta is None:
+        folder = self.folder(stage)
+        if not stage_done(folder, self.inputs_of(stage)):
+            own = "" if STAGES[stage].shared else self._own()
             raise StageError(
-                f"{stage_dir} is not finished, and this stage needs it; run `accelerate launch -m "
-                f"pipelines.{module} --config ...{extra}` with the same run_dir first."
+                f"{folder} is not finished, and this stage needs it; run `accelerate launch -m "
+                f"pipelines.{stage} --config ...{own}` with the same run_dir first."
             )
-        return meta
+        return read_meta(folder) or {}
+
+    def parents(self, stage: str) -> dict[str, dict[str, Any]]:
+        """Return the meta.json of every stage that a stage is made from, by its job's name.
+
+        Raises:
+            UserError: One of them is not done, or was made from other inputs.
+        """
+        return {
+            parent.job(config): self._with(config).require(parent.name)
+            for parent, config in before(STAGES[stage], self.config)
+        }
+
+    def _own(self) -> str:
+        seed = "" if self.config.method in UNTRAINED else f" seed={self.config.seed}"
+        return f"{seed} method={self.config.method}"
 
     def say(self, text: str) -> None:
         """Print on the main process."""
@@ -149,8 +177,7 @@ def open_run(config: RunConfig, stage: str) -> Run:
             "they would write over each other; launch several with torchrun --nproc-per-node."
         )
     run = Run(config, Path(config.run_dir), family, split, accelerator)
-    for method in config.methods if stage == "run" else [config.method]:
-        _check_model(replace(run, config=replace(config, method=method)))
+    check_models(run, config.methods if stage == "run" else [config.method])
     if accelerator.is_main_process:
         claim_run_dir(config.run_dir, config, RUN_INDEPENDENT)
     accelerator.wait_for_everyone()
@@ -179,116 +206,16 @@ def _accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def check_method(config: RunConfig, allowed: Sequence[str], stage: str) -> None:
-    """Refuse a method that a stage is not for.
+def check_models(run: Run, methods: Sequence[str]) -> None:
+    """Build methods' models without memory, so that impossible sizes are told before any work.
 
     Raises:
-        StageError: Naming the methods it is for.
+        UserError: One cannot be built.
     """
-    if config.method not in allowed:
-        raise StageError(
-            f"pipelines.{stage} is not for method={config.method}, but for {', '.join(allowed)}."
-        )
-
-
-def _check_model(run: Run) -> None:
-    """Build a method's model without memory, so that impossible sizes are told before any work."""
     with torch.device("meta"):
-        if run.config.method in RAW_CONTEXT:
-            TeacherModel(teacher_config(run, run.config.method))
-        elif run.config.method not in REFERENCES:
-            CADStudent(student_config(run))
-
-
-def inputs_hash(sections: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash of everything a stage's result depends on: its sections and its parents' inputs."""
-    return config_hash({**sections, "parents": {k: v["inputs"] for k, v in parents.items()}})
-
-
-def method_config(config: RunConfig) -> RunConfig:
-    """Return the configuration of `config.method`: baselines exchange the compressor only."""
-    if config.method in BASELINES:
-        return replace(config, compressor=replace(config.compressor, kind=config.method))
-    return config
-
-
-def is_pretrained(config: RunConfig) -> bool:
-    """Whether the compressor of `config.method` is pretrained before it is used."""
-    kind = method_config(config).compressor.kind
-    return config.pretrain.enabled and compressor_class(kind).learns
-
-
-def student_config(run: Run) -> StudentConfig:
-    """Return the model configuration of this run's method."""
-    config = method_config(run.config)
-    parts = StudentParts(config.model, config.compressor, config.reconstruction, config.decoder)
-    return StudentConfig(
-        run.observation.to_json(),
-        run.action.to_json(),
-        config.region_len,
-        asdict(parts),
-        provenance(run, config.method),
-    )
-
-
-def raw_context_config(config: RunConfig, name: str) -> TeacherConfig:
-    """Return the section of `teacher` or `long_context`."""
-    return config.long_context if name == "long_context" else config.teacher
-
-
-def teacher_config(run: Run, name: str) -> TeacherModelConfig:
-    """Return the model configuration of `teacher` or `long_context`."""
-    return TeacherModelConfig(
-        run.observation.to_json(),
-        run.action.to_json(),
-        run.config.region_len,
-        asdict(run.config.model),
-        asdict(raw_context_config(run.config, name)),
-        provenance(run, name),
-    )
-
-
-def provenance(run: Run, method: str) -> dict[str, Any]:
-    """What a saved model says of its origin."""
-    return {
-        "method": method,
-        "training_seed": run.config.seed,
-        "family": run.config.family.target,
-        "family_kwargs": run.config.family.kwargs,
-        "split_identity": run.split.identity,
-        "split": run.split.name,
-        "git_sha": git_sha(),
-    }
-
-
-def load_model(cls: type[PreTrainedModel], stage_dir: Path, run: Run) -> Any:
-    """Load a stage's saved model and check that it fits this run.
-
-    Raises:
-        StageError: It is damaged, of other spaces or region length, or trained on another split.
-    """
-    path = stage_dir / "model"
-    try:
-        model: Any = cls.from_pretrained(str(path), local_files_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StageError(
-            f"{path} cannot be loaded ({reason}); delete {stage_dir} and run its stage again."
-        ) from error
-    config = model.config
-    expected = (run.observation.to_json(), run.action.to_json(), run.config.region_len)
-    if (config.observation, config.action, config.region_len) != expected:
-        raise StageError(
-            f"{path} was trained for other spaces or another region length ({config.region_len}) "
-            f"than this run's ({run.config.region_len}); use the run_dir it belongs to."
-        )
-    if config.provenance.get("split_identity") != run.split.identity:
-        raise StageError(
-            f"{path} was trained on the task split {config.provenance.get('split')!r}, not on this "
-            f"run's {run.split.name!r}: its training tasks may be test tasks here; use its own "
-            "run_dir."
-        )
-    return model.to(run.accelerator.device).eval()
+        for method in methods:
+            if method in TRAINED:
+                build_model(run.of(method))
 
 
 def source(
@@ -309,31 +236,12 @@ def source(
         raise StageError(f"{error}.") from error
 
 
-def policy_of(model: Any, run: Run, temperature: float, **kwargs: Any) -> Policy:
-    """Return the policy that acts with a model."""
-    kind = StudentPolicy if isinstance(model, CADStudent) else TeacherPolicy
-    return kind(model, temperature=temperature, device=run.accelerator.device, **kwargs)
-
-
-def last_stage(config: RunConfig) -> str:
-    """Name the stage whose student is evaluated."""
-    return "finetune" if config.finetune.enabled else "distill"
-
-
-def load_student(run: Run) -> tuple[CADStudent, Path]:
-    """Load the student that evaluation uses, and name the directory of its stage.
-
-    Raises:
-        StageError: It is not trained, or damaged.
-    """
-    last = last_stage(run.config)
-    stage_dir = run.seed_dir / run.config.method / last
-    run.require(stage_dir, last, f" seed={run.config.seed} method={run.config.method}")
-    return load_model(CADStudent, stage_dir, run), stage_dir
-
-
-def load_teacher(run: Run) -> tuple[TeacherModel, dict[str, Any]]:
-    """Load this seed's teacher, frozen."""
-    meta = run.require(run.seed_dir / "teacher", "train_teacher")
-    teacher = load_model(TeacherModel, run.seed_dir / "teacher", run)
-    return teacher.requires_grad_(False), meta
+def fit_statistics(run: Run, model: InContextModel) -> None:
+    """Fit what a model does not learn by gradient on regions of training tasks."""
+    batches = source(run, "train", 1, 1)
+    rng = np.random.default_rng(derive(run.config.seed, "fit statistics"))
+    # Every region at most once: drawn twice, it would count for two.
+    rows = rng.permutation(batches.rows)[:N_FIT_REGIONS]
+    regions = batches.gather(rows, np.ones(len(rows), dtype=np.int64)).query
+    model.to(run.accelerator.device)
+    model.fit_statistics(regions)

@@ -1,8 +1,8 @@
 """Compare the evaluated methods of a run: a table in the terminal, and files for a paper.
 
-Reads <run_dir>/seed_*/evaluate/ and writes <run_dir>/comparison/: table.csv, table.md, table.tex,
-report.html, and figures as PDF and PNG with their data as CSV. Given a sweep file it writes the
-report of the sweep's finished cells anew.
+Reads <run_dir>/seed_*/evaluate/ and <run_dir>/references/, and writes <run_dir>/comparison/:
+table.csv, table.md, table.tex, report.html, and figures as PDF and PNG with their data as CSV.
+Given a sweep file it writes the report of the sweep's finished cells anew.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from rich.console import Console
 
 from pipelines.ablate import report
 from pipelines.cli import RUN_CONFIG, SWEEP_CONFIG, run_main
-from pipelines.common import StageError
 from pipelines.config import RunConfig
-from pipelines.evaluate import results_name
+from pipelines.stages import StageError, results_name
 from pipelines.sweep import SweepConfig, lay_out
 from reports.comparison import write_comparison
 from reports.statistics import Bootstrap

@@ -8,30 +8,20 @@ from typing import Annotated, Any
 from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
+from ad.model import ModelConfig
 from ad.objectives import LossConfig
-from ad.student import ModelConfig
 from base.ranges import AtLeast, Between, Choices, NonEmpty
+from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
+from compression.memory import MemoryConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
+from pipelines.methods import TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
 from teacher.model import TeacherConfig
 from teacher.source import NoiseConfig, SourceConfig
 from training.optim import OptimConfig
-
-BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none")
-"""Methods that are the student with another compressor, whose kind is the method's name."""
-RAW_CONTEXT = ("teacher", "long_context")
-"""Methods that keep raw regions in their context."""
-STUDENTS = ("student", *BASELINES)
-"""Methods with a compressor and a decoder."""
-METHODS = ("student", *RAW_CONTEXT, *BASELINES)
-"""Methods with training stages of their own."""
-SPEAKING = tuple(method for method in STUDENTS if method != "none")
-"""Methods whose latents say something of a region."""
-REFERENCES = ("random", "optimal")
-"""What `pipelines.evaluate` runs besides, without training."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +75,14 @@ class PretrainConfig:
     Attributes:
         enabled: Whether compressors are pretrained at all.
         optim: Updates, batch, rates, intervals.
-        lambda_cap: λ_cap, weight of the capacity term R(Z).
+        lambda_cap: λ_cap, weight of the capacity term R(Z), see `distill.loss.lambda_cap`.
+        weights: Of the compressor's own auxiliary losses by name; 1 where not named.
     """
 
     enabled: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
     lambda_cap: Annotated[float, AtLeast(0)] = 0.0
+    weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,9 +168,9 @@ class RunConfig:
     seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty()] = field(
         default_factory=lambda: [0]
     )
-    method: Annotated[str, Choices(METHODS + REFERENCES)] = "student"
-    methods: list[Annotated[str, Choices(METHODS + REFERENCES)]] = field(
-        default_factory=lambda: list(METHODS)
+    method: Annotated[str, Choices(TRAINED + UNTRAINED)] = "student"
+    methods: list[Annotated[str, Choices(TRAINED + UNTRAINED)]] = field(
+        default_factory=lambda: list(TRAINED)
     )
     histories: str = ""
     region_len: Annotated[int, AtLeast(1)] = 80
@@ -193,6 +185,7 @@ class RunConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -206,6 +199,22 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     ship: ShipConfig = field(default_factory=ShipConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse a capacity weight that has nothing to act on."""
+        weights = {
+            "pretrain.lambda_cap": self.pretrain.lambda_cap,
+            "distill.loss.lambda_cap": self.distill.loss.lambda_cap,
+            "finetune.loss.lambda_cap": self.finetune.loss.lambda_cap,
+        }
+        kind = self.compressor.bottleneck
+        limited = [name for name, b in BOTTLENECKS.items() if bottleneck_class(b).has_capacity]
+        for key, weight in weights.items():
+            if weight > 0 and not bottleneck_class(kind).has_capacity:
+                raise ValueError(
+                    f"{key} is {weight}, but compressor.bottleneck={kind} has no capacity for it "
+                    f"to act on; set it to 0, or take one that has ({', '.join(limited)})"
+                )
 
 
 RUN_INDEPENDENT = (

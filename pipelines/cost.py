@@ -9,32 +9,19 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, fields, replace
-from typing import Any
+from dataclasses import astuple, fields, replace
 
 import torch
 
-from ad.policy import StudentPolicy, TeacherPolicy
-from ad.student import CADStudent
 from base.files import atomic_file
 from pipelines.cli import run_main
-from pipelines.common import Run, inputs_hash, open_run, student_config, teacher_config
+from pipelines.common import Run, open_run
 from pipelines.config import RunConfig
+from pipelines.models import build_model, policy_of
+from pipelines.stages import HISTORY_REGIONS, N_STREAMS
 from probes.cost import Cost, acting_cost
-from teacher.model import TeacherModel
 from training.run_dir import mark_done, stage_done
 
-HISTORY_REGIONS = (1, 2, 5, 10, 20, 35, 50)
-N_STREAMS = 16
-MODEL_SECTIONS = (
-    "family",
-    "region_len",
-    "model",
-    "compressor",
-    "decoder",
-    "teacher",
-    "long_context",
-)
 Row = tuple[str, int, Cost]
 
 
@@ -43,8 +30,7 @@ def main(config: RunConfig) -> None:
     run = open_run(config, "cost")
     if not run.accelerator.is_main_process:
         return
-    inputs = inputs_hash(cost_sections(config), {})
-    folder = run.root / "cost"
+    folder, inputs = run.folder("cost"), run.inputs_of("cost")
     if stage_done(folder, inputs):
         run.say(f"{folder} is done")
         return
@@ -65,27 +51,15 @@ def main(config: RunConfig) -> None:
     run.say(f"cost of acting, {N_STREAMS} streams: {folder / 'cost.csv'}")
 
 
-def cost_sections(config: RunConfig) -> dict[str, Any]:
-    """Configuration that the cost of acting depends on."""
-    sections = {name: asdict(config)[name] for name in MODEL_SECTIONS}
-    return {**sections, "history_regions": list(HISTORY_REGIONS), "n_streams": N_STREAMS}
-
-
 def _measure(run: Run) -> Iterator[Row]:
     """Measure each method at each length of the history; one model at a time is in memory."""
-    device = run.accelerator.device
-    as_student = replace(run, config=replace(run.config, method="student"))
     for method in ("student", "teacher", "long_context"):
         for regions in HISTORY_REGIONS:
             torch.manual_seed(0)
-            if method == "student":
-                model = CADStudent(student_config(as_student)).to(device)
-                policy = StudentPolicy(model, device=device)
-            else:
-                whole = replace(run.config.long_context, n_context_regions=regions)
-                sized = replace(run, config=replace(run.config, long_context=whole))
-                model = TeacherModel(teacher_config(sized, method)).to(device)
-                policy = TeacherPolicy(model, device=device)
+            whole = replace(run.config.long_context, n_context_regions=regions)
+            sized = replace(run, config=replace(run.config, method=method, long_context=whole))
+            model = build_model(sized).to(run.accelerator.device)
+            policy = policy_of(model, run, temperature=1.0)
             cost = acting_cost(policy, run.family, history_regions=regions, n_streams=N_STREAMS)
             run.say(f"{method}, history of {regions}: {cost.ms_per_action:.2f} ms per action")
             yield method, regions, cost

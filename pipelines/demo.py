@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from ad.policy import StudentPolicy
+from ad.policy import ContextPolicy
 from ad.student import CADStudent
 from base.errors import UserError
 from nets.spaces import FieldSpec
@@ -101,7 +101,7 @@ def demonstrate(arguments: argparse.Namespace, console: Console) -> None:
     kept: list[Episode] = []
     highest = best
     for episode in play(
-        StudentPolicy(student),
+        ContextPolicy(student),
         family,
         task,
         n_episodes=arguments.episodes,

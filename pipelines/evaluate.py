@@ -1,8 +1,9 @@
 """Evaluate a method in context on held-out tasks, weights frozen.
 
-Held-out tasks x evaluation seeds act in one batch; the student is also run with zeroed and with
-shuffled latents. method=random and method=optimal are the references. Output:
-<run_dir>/seed_<n>/evaluate/<method>/{eval_result.npy, metrics.json}.
+Held-out tasks x evaluation seeds act in one batch; the student is also run with zeroed, with
+shuffled and with the learned "no context" latents. method=random and method=optimal are references,
+one rollout for all training seeds. Output: {eval_result.npy, metrics.json} in
+<run_dir>/seed_<n>/evaluate/<method>/ and <run_dir>/references/<method>/.
 """
 
 from __future__ import annotations
@@ -10,41 +11,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ad.evaluate import (
-    evaluate_policy,
-    normalized,
-    offline_metrics,
-    reconstruction_metrics,
-)
-from ad.objectives import Triple
-from ad.policy import ContextPolicy, OptimalPolicy, Policy, RandomPolicy
-from ad.student import CADStudent
+from ad.evaluate import evaluate_policy, normalized, offline_metrics
+from ad.model import InContextModel
+from ad.policy import ContextPolicy, Policy
 from base.files import write_json, write_npy
 from base.hashes import config_hash
+from base.seeding import derive
 from pipelines.cli import run_main
-from pipelines.common import (
-    Run,
-    inputs_hash,
-    last_stage,
-    load_model,
-    load_teacher,
-    open_run,
-    policy_of,
-    source,
-)
-from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
+from pipelines.common import Run, open_run, source
+from pipelines.config import RunConfig
+from pipelines.methods import METHODS, Method
+from pipelines.models import load_model, load_teacher, policy_of
+from pipelines.stages import STAGES, chain, evaluated
+from probes.reading import fresh_reconstruction
 from tasks.family import Task
-from teacher.model import TeacherModel
-from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
+from training.run_dir import git_sha, mark_done, now, stage_done
 
 FORMAT_VERSION = 1
-CONTROLS = ("zeroed", "shuffled")
+READING_BATCH = 64
+"""Regions in a batch of the head that reads latents."""
+CONTEXT_FACTS = (
+    "n_latents",
+    "memory_regions",
+    "context_tokens",
+    "compression_ratio",
+    "context_bytes",
+    "n_parameters_acting",
+)
 Maker = Callable[[Sequence[Task]], Policy]
 
 
@@ -53,79 +51,33 @@ def main(config: RunConfig) -> None:
     run = open_run(config, "evaluate")
     if not run.accelerator.is_main_process:
         return
-    method = config.method
-    trained = {} if method in REFERENCES else _trained(run)
-    inputs = inputs_hash(evaluate_sections(config), trained)
-    folder = run.seed_dir / results_name(config)
-    if stage_done(folder / method, inputs):
-        run.say(f"{folder / method} is done")
+    inputs = run.inputs_of("evaluate")
+    if stage_done(run.folder("evaluate"), inputs):
+        run.say(f"{run.folder('evaluate')} is done")
         return
+    parents = run.parents("evaluate")
+    trained = {name: parents[STAGES[name].job(config)] for name in chain(config)}
     model, facts = None, {}
     if trained:
-        model = _model(run)
-        facts = {**_offline(run, model, trained), **_training_facts(trained)}
+        model = load_model(run, list(trained)[-1])
+        compared = STAGES["train_teacher"].job(run.of("teacher").config) in parents
+        held = _held(run, model)
+        facts = {**_offline(run, model, compared=compared), **held, **_training_facts(trained)}
+    folders = STAGES["evaluate"].folders(config)
     # The method's own directory is marked as done last, after its controls.
-    for name, make in reversed(_policies(run, model)):
-        started = time.perf_counter()
-        _evaluate(run, name, make, model, facts if name == method else {})
-        mark_done(folder / name, "evaluate", inputs, seconds=time.perf_counter() - started)
+    for name, folder in reversed(list(zip(evaluated(config.method), folders, strict=True))):
+        started, out = time.perf_counter(), run.root / folder
+        own = facts if name == config.method else {}
+        _evaluate(run, METHODS[name], model, own, out)
+        mark_done(out, "evaluate", inputs, seconds=time.perf_counter() - started)
 
 
-def evaluate_sections(config: RunConfig) -> dict:
-    """Configuration that an evaluation depends on."""
-    return {"evaluate": asdict(config.evaluate), "method": config.method}
-
-
-def results_name(config: RunConfig) -> str:
-    """Name of the folder of a seed's evaluations."""
-    return f"evaluate_{config.evaluate.name}" if config.evaluate.name else "evaluate"
-
-
-def evaluated(method: str) -> tuple[str, ...]:
-    """Names of what is run for a method: itself, and the controls of the student."""
-    return (method, *(f"student_{c}" for c in CONTROLS if method == "student"))
-
-
-def _policies(run: Run, model: Any) -> list[tuple[str, Maker]]:
-    """Return what is run for this method, by name: the method itself, then its controls."""
-    method, temperature = run.config.method, run.config.evaluate.temperature
-    if method == "random":
-        return [(method, lambda tasks: RandomPolicy(run.family))]
-    if method == "optimal":
-        return [(method, lambda tasks: OptimalPolicy(run.family, tasks))]
-    named: list[tuple[str, Maker]] = [(method, lambda tasks: policy_of(model, run, temperature))]
-    if method == "student":
-
-        def control(kind: str) -> Maker:
-            return lambda tasks: policy_of(
-                model,
-                run,
-                temperature,
-                control=kind,
-                tasks_of_streams=np.array([task.index for task in tasks]),
-            )
-
-        named += [(f"student_{kind}", control(kind)) for kind in CONTROLS]
-    return named
-
-
-def _trained(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the meta.json of each stage that trained this method."""
-    method, folder = run.config.method, run.seed_dir / run.config.method
-    extra = "" if method == "teacher" else f" method={method}"
-    if method in RAW_CONTEXT:
-        return {"train": run.require(folder, "train_teacher", extra)}
-    last = last_stage(run.config)
-    run.require(folder / last, last, extra)
-    stages = {name: read_meta(folder / name) for name in ("pretrain", "distill", "finetune")}
-    return {name: meta for name, meta in stages.items() if meta}
-
-
-def _model(run: Run) -> TeacherModel | CADStudent:
-    folder = run.seed_dir / run.config.method
-    if run.config.method in RAW_CONTEXT:
-        return load_model(TeacherModel, folder, run)
-    return load_model(CADStudent, folder / last_stage(run.config), run)
+def _policy(run: Run, method: Method, model: Any, tasks: Sequence[Task]) -> Policy:
+    """Return what acts for a method on the tasks of the streams."""
+    if method.act is not None:
+        return method.act(run.family, tasks)
+    temperature = run.config.evaluate.temperature
+    return policy_of(model, run, temperature, control=method.control, tasks=tasks)
 
 
 def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -141,34 +93,42 @@ def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _offline(run: Run, model: Any, trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Agreement with recorded test regions and with the teacher, contexts as in training."""
-    teacher = None
-    if read_meta(run.seed_dir / "teacher") is not None:
-        teacher, _ = load_teacher(run)
+def _offline(run: Run, model: InContextModel, *, compared: bool) -> dict[str, Any]:
+    """Agreement with recorded test regions, and with the teacher; contexts as in training."""
+    teacher = load_teacher(run) if compared else None
     needed = max(getattr(m, "n_context_regions", 1) for m in (model, teacher))
-    batches = source(run, "test", run.config.evaluate.n_offline, needed)
-
-    def act(batch: Triple) -> torch.Tensor:
-        if isinstance(model, TeacherModel):
-            return model(batch)
-        return model(batch.previous, batch.has_previous, batch.query)[0]
-
-    metrics = offline_metrics(act, model.actions, batches, teacher)
-    gamma = run.config.distill.loss.gamma + ("finetune" in trained) * run.config.finetune.loss.gamma
-    if "pretrain" in trained or (gamma > 0 and isinstance(model, CADStudent)):
-        metrics |= reconstruction_metrics(model, batches)
-    return metrics
+    n_offline = run.config.evaluate.n_offline
+    batches = source(run, "test", n_offline, needed, max_stride=model.max_stride)
+    return offline_metrics(model, batches, teacher)
 
 
-def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any]) -> None:
-    """Roll one policy out and write its result files."""
+def _held(run: Run, model: InContextModel) -> dict[str, Any]:
+    """What latents hold: their bits, and what a fresh head reads of them; nothing without any."""
+    settings, seed = run.config.evaluate, derive(run.config.seed, "reading")
+    if model.n_latents is None:
+        return {}
+    student: Any = model
+    test = source(run, "test", settings.n_offline, 1)
+    with torch.inference_mode():
+        bits = float(student.compress(test(0).query).bits_per_region)
+    if not settings.reading_updates:
+        return {"latent_bits": bits}
+    train = source(run, "train", READING_BATCH, 1, seed=seed)
+    updates = settings.reading_updates
+    return {
+        "latent_bits": bits,
+        **fresh_reconstruction(student, train, test, updates=updates, seed=seed),
+    }
+
+
+def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], out: Path) -> None:
+    """Roll one method out and write its result files."""
     settings = run.config.evaluate
     tasks = run.tasks(settings.part)
     policies: list[Policy] = []
 
     def made(streams: Sequence[Task]) -> Policy:
-        policies.append(make(streams))
+        policies.append(_policy(run, method, model, streams))
         return policies[-1]
 
     result = evaluate_policy(
@@ -181,12 +141,14 @@ def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any
         seed=settings.seed,
     )
     final = normalized(result.returns, run.family, tasks)[..., -settings.final_episodes :].mean()
-    out = run.seed_dir / results_name(run.config) / name
     write_npy(out / "eval_result.npy", result.returns)
+    write_npy(out / "episode_starts.npy", result.starts)
+    if result.cells_visited is not None:
+        write_npy(out / "cells_visited.npy", result.cells_visited)
     write_json(
         out / "metrics.json",
         {
-            **_header(run, name, tasks),
+            **_header(run, method, tasks),
             **_context_facts(policies[-1], model),
             "normalized_final": float(final),
             "ms_per_action": result.ms_per_action,
@@ -194,15 +156,17 @@ def _evaluate(run: Run, name: str, make: Maker, model: Any, facts: dict[str, Any
             **facts,
         },
     )
-    run.say(f"{name}: normalised return of the last episodes {final:.3f}, in {out}")
+    run.say(f"{method.name}: normalised return of the last episodes {final:.3f}, in {out}")
 
 
-def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
+def _header(run: Run, method: Method, tasks: Sequence[Task]) -> dict[str, Any]:
     config, settings = run.config, run.config.evaluate
     return {
         "format_version": FORMAT_VERSION,
-        "method": name,
-        "training_seed": config.seed,
+        "method": method.name,
+        "method_record": method.record(),
+        "training_seed": None if method.act else config.seed,
+        "region_len": config.region_len,
         "split_identity": run.split.identity,
         "split_name": run.split.name,
         "part": settings.part,
@@ -224,7 +188,7 @@ def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
         "n_evaluation_seeds": settings.n_seeds,
         "n_episodes": settings.n_episodes,
         "final_episodes": settings.final_episodes,
-        "config_hash": config_hash(asdict(config)),
+        "config_hash": config_hash(config),
         "git_sha": git_sha(),
         "created": now(),
     }
@@ -233,16 +197,17 @@ def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
 def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
     """Tokens and bytes of context state, as the policy that has just acted really held them."""
     if not isinstance(policy, ContextPolicy):
-        names = ("n_latents", "latent_bits", "context_tokens", "compression_ratio", "context_bytes")
-        return dict.fromkeys(names)
-    n_latents = None if isinstance(model, TeacherModel) else model.compressor.n_latents
-    return {
-        "n_latents": n_latents,
-        "latent_bits": n_latents and n_latents * model.config.student_parts.model.d_model * 32,
-        "context_tokens": policy.context_tokens,
-        "compression_ratio": policy.model.region_len / n_latents if n_latents else 1.0,
-        "context_bytes": policy.context_bytes,
-    }
+        return dict.fromkeys(CONTEXT_FACTS)
+    n_latents = model.n_latents
+    values = (
+        n_latents,
+        n_latents and model.n_context_regions,
+        policy.context_tokens,
+        model.region_len / n_latents if n_latents else 1.0,
+        policy.context_bytes,
+        model.n_acting_parameters,
+    )
+    return dict(zip(CONTEXT_FACTS, values, strict=True))
 
 
 if __name__ == "__main__":

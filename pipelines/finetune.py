@@ -9,38 +9,33 @@ from __future__ import annotations
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
 from pipelines.cli import run_main
-from pipelines.common import check_method, load_model, open_run
-from pipelines.config import STUDENTS, RunConfig
-from pipelines.distill import action_objective, action_parents, action_sections, context_regions
+from pipelines.common import open_run
+from pipelines.config import RunConfig
+from pipelines.distill import action_objective
 from pipelines.fitting import Training, train
+from pipelines.methods import through
+from pipelines.models import load_model
+from pipelines.stages import check_method
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
-    check_method(config, STUDENTS, "finetune")
+    check_method(config, "finetune", through("finetune"))
     run = open_run(config, "finetune")
     stage = config.finetune
-    distill_dir = run.seed_dir / config.method / "distill"
-    parents = action_parents(run, stage)
-    parents["distill"] = run.require(distill_dir, "distill", f" method={config.method}")
 
     def build() -> tuple[ActionObjective, CADStudent, list]:
-        model = load_model(CADStudent, distill_dir, run)
+        model = load_model(run, "distill")
         objective = action_objective(run, stage, model, freeze=False)
         return objective, model, model.compressor_parameters()
 
     train(
         run,
         Training(
-            stage="finetune",
-            stage_dir=run.seed_dir / config.method / "finetune",
-            sections=action_sections(config, stage),
-            parents=parents,
-            build=build,
-            validate_first=stage.keep_start,
-            optim=stage.optim,
+            "finetune",
+            build,
             slow_ratio=stage.compressor_lr_ratio,
-            n_context_regions=context_regions(config, stage),
+            validate_first=stage.keep_start,
         ),
     )
 

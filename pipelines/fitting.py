@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ad.evaluate import validation_scores
+from ad.model import InContextModel
 from ad.policy import Policy
 from base.files import write_text
 from base.seeding import derive
-from pipelines.common import Run, StageError, inputs_hash, policy_of, source
-from pipelines.config import RAW_CONTEXT, RunConfig
+from pipelines.common import Run, source
+from pipelines.models import policy_of
+from pipelines.stages import STAGES, StageError
 from tasks.family import Task
 from training.loop import fit
 from training.metrics import training_bytes
 from training.run_dir import mark_done, stage_done
 
 
-def rollout_validation(run: Run, model: nn.Module) -> Callable[[], dict[str, float]]:
+def rollout_validation(run: Run, model: InContextModel) -> Callable[[], dict[str, float]]:
     """Return the validation of an acting model: in-context rollouts on validation tasks."""
     config = run.config.validation
 
@@ -45,61 +46,51 @@ class Training:
     """One training stage, ready to run: see `train`.
 
     Attributes:
-        stage: Name, for example `distill`.
-        stage_dir: Its directory.
-        sections: Configuration the result depends on.
-        parents: meta.json of the stages it is made from.
-        build: Makes (objective, model to save, parameters that learn slowly).
-        optim: Section of the optimiser.
+        stage: Its name in `pipelines.stages.STAGES`, which knows its inputs and its directory.
+        build: Makes (objective, model to save, parameters that learn slowly); the objective says by
+            `n_context_regions` how many previous regions a row must bring.
         slow_ratio: Share of the learning rate of the slow parameters.
-        n_context_regions: Previous regions per row.
         validate: Makes the validation of the model; by default rollouts.
         validate_first: Whether the weights it starts from may stay the best.
     """
 
     stage: str
-    stage_dir: Path
-    sections: Mapping[str, Any]
-    parents: Mapping[str, Mapping[str, Any]]
-    build: Callable[[], tuple[nn.Module, PreTrainedModel, Sequence[nn.Parameter]]]
-    optim: Any
+    build: Callable[[], tuple[Any, InContextModel, Sequence[nn.Parameter]]]
     slow_ratio: float = 1.0
-    n_context_regions: int = 1
     validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
     validate_first: bool = False
 
 
-def training_inputs(
-    config: RunConfig, sections: Mapping[str, Any], parents: Mapping[str, Mapping[str, Any]]
-) -> str:
-    """Hash of what a training stage's result depends on; validation chooses its weights."""
-    return inputs_hash({**sections, "validation": asdict(config.validation)}, parents)
-
-
 def train(run: Run, training: Training) -> None:
-    """Run a training stage unless it is done: fit, save the model, mark as done."""
-    inputs = training_inputs(run.config, training.sections, training.parents)
-    if stage_done(training.stage_dir, inputs):
-        run.say(f"{training.stage_dir} is done")
+    """Run a training stage unless it is done: fit, save the model, mark as done.
+
+    The initial weights and the batches depend on the training seed, not on the method: what is
+    compared at one seed differs by the method alone.
+    """
+    config, stage = run.config, STAGES[training.stage]
+    stage_dir, inputs = run.folder(stage.name), run.inputs_of(stage.name)
+    if stage_done(stage_dir, inputs):
+        run.say(f"{stage_dir} is done")
         return
-    started, config, optim = time.perf_counter(), run.config, training.optim
-    _check_unfinished(training.stage_dir, inputs, run)
-    seed = derive(config.seed, training.stage, config.method)
-    torch.manual_seed(seed)
+    started, optim = time.perf_counter(), stage.settings(config).optim
+    parents = run.parents(stage.name)
+    _check_unfinished(stage_dir, inputs, run)
+    torch.manual_seed(derive(config.seed, "weights"))
     objective, model, slow = training.build()
     objective.to(run.accelerator.device)
     batches = source(
         run,
         "train",
         optim.batch_size,
-        training.n_context_regions,
-        seed=seed,
+        objective.n_context_regions,
+        max_stride=model.max_stride,
+        seed=derive(config.seed, "batches", stage.batches),
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
         accumulation_steps=optim.accumulation_steps,
     )
     if config.trackers:
-        name = "/".join(training.stage_dir.parts[-2:])
+        name = "/".join(stage_dir.parts[-2:])
         run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
     objective.train()
     memory = training_bytes(objective, batches(0))
@@ -107,9 +98,9 @@ def train(run: Run, training: Training) -> None:
         objective,
         batches,
         optim,
-        training.stage_dir,
+        stage_dir,
         run.accelerator,
-        seed=seed,
+        seed=derive(config.seed, "updates", stage.name),
         targets_per_update=optim.batch_size * config.region_len,
         validate=training.validate(run, model),
         validate_first=training.validate_first,
@@ -119,29 +110,30 @@ def train(run: Run, training: Training) -> None:
     for tracker in run.accelerator.trackers:  # end_training() would part the processes for good
         tracker.finish()
     if run.accelerator.is_main_process:
-        folder = training.stage_dir / "model"
+        folder = stage_dir / "model"
         model.save_pretrained(str(folder))
-        write_text(folder / "README.md", model_card(run, training, result))
+        write_text(folder / "README.md", model_card(run, training.stage, model, result))
         mark_done(
-            training.stage_dir,
-            training.stage,
+            stage_dir,
+            stage.name,
             inputs,
             seconds=time.perf_counter() - started,
-            parents={name: meta["inputs"] for name, meta in training.parents.items()},
+            parents={name: meta["inputs"] for name, meta in parents.items()},
             split_identity=run.split.identity,
             train_peak_mb=memory / 2**20,
             n_parameters=sum(p.numel() for p in model.parameters()),
+            n_parameters_acting=model.n_acting_parameters,
             processes=run.accelerator.num_processes,
             result=result,
         )
     run.accelerator.wait_for_everyone()
-    run.say(f"{training.stage_dir} finished in {time.perf_counter() - started:.0f} s")
+    run.say(f"{stage_dir} finished in {time.perf_counter() - started:.0f} s")
 
 
-def model_card(run: Run, training: Training, result: Mapping[str, Any]) -> str:
+def model_card(run: Run, stage: str, model: nn.Module, result: Mapping[str, Any]) -> str:
     """Return the card (README.md) of an exported model: what it is, how good, how to load it."""
-    config, kind = run.config, "TeacherModel" if training.stage in RAW_CONTEXT else "CADStudent"
-    module = "teacher.model" if kind == "TeacherModel" else "ad.student"
+    config, module = run.config, type(model).__module__
+    kind = type(model).__name__
     score = "none" if result["best_score"] is None else f"{result['best_score']:.3f}"
     return f"""---
 library_name: transformers
@@ -149,7 +141,7 @@ license: mit
 tags: [in-context-reinforcement-learning, algorithm-distillation]
 ---
 
-# {training.stage} of method {config.method}, training seed {config.seed}
+# {stage} of method {config.method}, training seed {config.seed}
 
 In-context reinforcement learning on `{config.family.target}` {config.family.kwargs}: regions of
 {config.region_len} transitions. Weights frozen, it improves its behaviour on tasks it has not seen.

@@ -7,7 +7,6 @@ loss on regions of validation tasks. Output: <run_dir>/seed_<n>/<method>/pretrai
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 
@@ -15,65 +14,40 @@ from ad.objectives import PretrainObjective
 from ad.student import CADStudent
 from compression.compressor import compressor_class
 from pipelines.cli import run_main
-from pipelines.common import (
-    Run,
-    StageError,
-    check_method,
-    method_config,
-    open_run,
-    source,
-    student_config,
-)
-from pipelines.config import STUDENTS, RunConfig
+from pipelines.common import Run, fit_statistics, open_run, source
+from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
+from pipelines.methods import through
+from pipelines.models import build_model
+from pipelines.stages import StageError, check_method, own_config
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
-    check_method(config, STUDENTS, "pretrain_compressor")
+    check_method(config, "pretrain_compressor", through("pretrain_compressor"))
     run = open_run(config, "pretrain_compressor")
-    own = method_config(config)
-    if not compressor_class(own.compressor.kind).learns:
+    kind = own_config(config).compressor.kind
+    if not compressor_class(kind).learns:
         raise StageError(
-            f"compressor.kind {own.compressor.kind!r} has no encoder to pretrain; go on with "
-            "pipelines.distill."
+            f"compressor.kind {kind!r} has no encoder to pretrain; go on with pipelines.distill."
         )
-    stage = config.pretrain
 
     def build() -> tuple[PretrainObjective, CADStudent, list]:
-        model = CADStudent(student_config(run))
-        return PretrainObjective(model, stage.lambda_cap), model, []
+        model = build_model(run)
+        fit_statistics(run, model)
+        return _objective(config, model), model, []
 
-    train(
-        run,
-        Training(
-            stage="pretrain",
-            stage_dir=run.seed_dir / config.method / "pretrain",
-            sections=pretrain_sections(config),
-            parents={"triples": run.require(run.triples_dir, "build_triples")},
-            build=build,
-            optim=stage.optim,
-            validate=_reconstruction_validation,
-        ),
-    )
+    train(run, Training("pretrain_compressor", build, validate=_reconstruction_validation))
 
 
-def pretrain_sections(config: RunConfig) -> dict:
-    """Configuration that a pretrained compressor depends on."""
-    return {
-        "seed": config.seed,
-        "model": asdict(config.model),
-        "compressor": asdict(method_config(config).compressor),
-        "reconstruction": asdict(config.reconstruction),
-        "stage": asdict(config.pretrain),
-        "max_region": config.sampling.max_region,
-    }
+def _objective(config: RunConfig, model: CADStudent) -> PretrainObjective:
+    return PretrainObjective(model, config.pretrain.lambda_cap, config.pretrain.weights)
 
 
 def _reconstruction_validation(run: Run, model: CADStudent) -> Callable[[], dict[str, float]]:
     """Return the validation of a compressor: reconstruction of validation tasks' regions."""
     batch = source(run, "validation", 512, 1)(0)
-    objective = PretrainObjective(model, run.config.pretrain.lambda_cap)
+    objective = _objective(run.config, model)
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:

@@ -21,16 +21,11 @@ from ad.student import CADStudent
 from base.files import write_json
 from base.seeding import derive
 from pipelines.cli import run_main
-from pipelines.common import (
-    Run,
-    check_method,
-    load_student,
-    load_teacher,
-    open_run,
-    policy_of,
-    source,
-)
-from pipelines.config import SPEAKING, RunConfig
+from pipelines.common import Run, open_run, source
+from pipelines.config import RunConfig
+from pipelines.methods import METHODS, through
+from pipelines.models import load_student, load_teacher, policy_of
+from pipelines.stages import check_method
 from probes.latents import (
     attention_on_rewards,
     cosines,
@@ -61,7 +56,8 @@ SHORT = {"untrained": "un-\ntrained", "raw": "raw\nflat", "raw_pooled": "raw\npo
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
-    check_method(config, SPEAKING, "probe")
+    speaking = tuple(name for name in through("distill") if METHODS[name].informed)
+    check_method(config, "probe", speaking)
     run = open_run(config, "probe")
     if not run.accelerator.is_main_process:
         return
@@ -194,8 +190,8 @@ def _strip(run: Run, student: CADStudent, out: Path) -> dict[str, Any] | None:
         return None
     settings, task = run.config.probe, run.tasks("test")[0]
     agents: dict[str, Policy] = {run.config.method: policy_of(student, run, settings.temperature)}
-    if read_meta(run.seed_dir / "teacher") is not None:
-        agents["teacher"] = policy_of(load_teacher(run)[0], run, settings.temperature)
+    if read_meta(run.of("teacher").folder("train_teacher")) is not None:
+        agents["teacher"] = policy_of(load_teacher(run), run, settings.temperature)
     numbers = shown_episodes(settings.n_episodes)
     played = {
         name: list(

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from pipelines.cli import run_main
-from pipelines.common import StageError, open_run
+from pipelines.common import open_run
 from pipelines.config import RunConfig
-from pipelines.plan import DATA_STAGES, Stage, plan
+from pipelines.plan import PlannedStage, plan
+from pipelines.stages import DATA_STAGES, StageError
 from training.jobs import Job, run_jobs
 
 
@@ -46,7 +47,7 @@ def main(config: RunConfig) -> None:
         compare.main(config)
 
 
-def _jobs(stages: Sequence[Stage]) -> list[Job]:
+def _jobs(stages: Sequence[PlannedStage]) -> list[Job]:
     """Return a job for each stage, after those of its parents that are jobs too."""
     names = {stage.name for stage in stages}
     return [

@@ -19,8 +19,11 @@ from ad.evaluate import normalized
 from ad.student import CADStudent
 from base.files import atomic_dir
 from pipelines.cli import run_main
-from pipelines.common import Run, StageError, check_method, load_student, open_run, split_settings
-from pipelines.config import STUDENTS, RunConfig
+from pipelines.common import Run, open_run, split_settings
+from pipelines.config import RunConfig
+from pipelines.methods import through
+from pipelines.models import load_student
+from pipelines.stages import StageError, check_method
 from tasks.family import Task
 
 COLUMNS = {
@@ -40,7 +43,7 @@ COLUMNS = {
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
-    check_method(config, STUDENTS, "ship")
+    check_method(config, "ship", through("distill"))
     run = open_run(config, "ship")
     if not run.accelerator.is_main_process:
         return
@@ -79,8 +82,8 @@ def _comparison_row(run: Run) -> dict[str, str]:
 
 def _evaluation(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     """Return metrics.json and the returns (tasks, seeds, episodes) of this seed."""
-    folder = run.seed_dir / "evaluate" / run.config.method
-    run.require(folder, "evaluate", f" seed={run.config.seed} method={run.config.method}")
+    run.require("evaluate")
+    folder = run.folder("evaluate")
     returns = np.load(folder / "eval_result.npy", allow_pickle=False)
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), returns
 
@@ -147,7 +150,7 @@ python -m pipelines.demo --model {target}
 ```
 
 ```python
-from ad.policy import StudentPolicy
+from ad.policy import ContextPolicy
 from ad.rollout import rollout
 from ad.student import CADStudent
 from tasks.family import load_family
@@ -155,7 +158,7 @@ from tasks.family import load_family
 student = CADStudent.from_pretrained("{target}")
 family = load_family("{run.config.family.target}", {kwargs})
 task = family.tasks()[{test[0].index}]  # {test[0].name}, held out
-print(rollout(StudentPolicy(student), family, [task], n_episodes=40, seed=0).returns)
+print(rollout(ContextPolicy(student), family, [task], n_episodes=40, seed=0).returns)
 ```
 
 ## Limits

@@ -13,10 +13,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipelines.plan import Stage
+from pipelines.plan import PlannedStage
 from training.run_dir import read_meta
 
-PATTERNS = ("*/meta.json", "seed_*/*/meta.json", "seed_*/*/*/meta.json")
+PATTERNS = (
+    "*/meta.json",
+    "references*/*/meta.json",
+    "seed_*/*/meta.json",
+    "seed_*/*/*/meta.json",
+)
 """Where a run directory's stages are marked as done."""
 
 
@@ -38,19 +43,19 @@ class StageStore:
                     key = (str(meta.get("inputs")), path.parent.name)
                     self.elsewhere.setdefault(key, path.parent)
 
-    def folder(self, stage: Stage, position: int = 0) -> Path:
+    def folder(self, stage: PlannedStage, position: int = 0) -> Path:
         """Return where the stage's folder of this position is, or will be."""
         last, parts = Path(stage.folders[position]).name, stage.name.split("/")
         name = "-".join([*parts, *([] if last in parts else [last]), stage.inputs])
         return self.elsewhere.get((stage.inputs, last)) or self.root / name
 
-    def done(self, stage: Stage) -> bool:
+    def done(self, stage: PlannedStage) -> bool:
         """Whether the stage is finished, here or elsewhere."""
         folders = [self.folder(stage, i) for i in range(len(stage.folders))]
         metas = [read_meta(folder) for folder in folders]
         return all(meta is not None and meta["inputs"] == stage.inputs for meta in metas)
 
-    def link(self, stage: Stage, run_dir: Path) -> None:
+    def link(self, stage: PlannedStage, run_dir: Path) -> None:
         """Make the stage's folders in a run directory links to where they really are.
 
         A folder that is there already is left alone, unless it is a link to elsewhere.
@@ -66,7 +71,7 @@ class StageStore:
                 link.symlink_to(to, target_is_directory=True)
 
     @contextmanager
-    def lock(self, stage: Stage) -> Iterator[None]:
+    def lock(self, stage: PlannedStage) -> Iterator[None]:
         """Let one process at a time work on a stage; a killed one's lock is free again."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,21 +15,12 @@ from typing import Annotated, Any
 
 from base.errors import UserError
 from base.ranges import AtLeast, Choices, NonEmpty
-from pipelines.config import METHODS, RunConfig
-from pipelines.plan import Stage, plan
+from pipelines.config import RunConfig
+from pipelines.methods import TRAINED
+from pipelines.plan import PlannedStage, plan
+from pipelines.stages import STAGES
 from training.clusters import EXECUTORS
 from training.config import load_config
-
-STAGE_MODULES = (
-    "collect",
-    "build_triples",
-    "train_teacher",
-    "pretrain_compressor",
-    "distill",
-    "finetune",
-    "evaluate",
-)
-"""In the order in which a student goes through them."""
 
 
 class SweepError(UserError):
@@ -67,12 +58,12 @@ class SweepConfig:
     run_dir: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
-    first_stage: Annotated[str, Choices(STAGE_MODULES)] = "collect"
+    first_stage: Annotated[str, Choices(tuple(STAGES))] = "collect"
     seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty()] = field(
         default_factory=lambda: [0]
     )
-    methods: list[Annotated[str, Choices(METHODS)]] = field(default_factory=lambda: ["student"])
-    controls: list[Annotated[str, Choices(METHODS)]] = field(
+    methods: list[Annotated[str, Choices(TRAINED)]] = field(default_factory=lambda: ["student"])
+    controls: list[Annotated[str, Choices(TRAINED)]] = field(
         default_factory=lambda: ["teacher", "none"]
     )
     reuse: list[str] = field(default_factory=list)
@@ -111,7 +102,7 @@ class Cell:
     point: Point
     seed: int
     run_dir: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
 
     @property
     def name(self) -> str:
@@ -286,7 +277,8 @@ def _cell(point: Point, seed: int, root: Path, base_file: Path) -> Cell:
 
 def _check_first_stage(config: SweepConfig, cells: Sequence[Cell]) -> None:
     """Refuse a grid that changes a stage before the one from which cells are said to differ."""
-    before = STAGE_MODULES[: STAGE_MODULES.index(config.first_stage)]
+    names = list(STAGES)
+    before = names[: names.index(config.first_stage)]
     known: dict[str, tuple[str, Cell]] = {}
     for cell in cells:
         for stage in cell.stages:

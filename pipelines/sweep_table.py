@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipelines.plan import Stage
+from pipelines.plan import PlannedStage
+from pipelines.stages import STAGES
 from pipelines.sweep import Cell
 from training.jobs import JobResult, PrintingListener
 
@@ -43,7 +44,7 @@ class Row:
 
     name: str
     run_dir: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     cell: Cell | None = None
     n_reused: int = 0
     state: str = "waiting"
@@ -60,10 +61,9 @@ class Row:
         """Share of the updates of its stages that are done, from their logs."""
         total = done = 0
         for stage in self.stages:
-            section = {"pretrain_compressor": "pretrain"}.get(stage.module, stage.module)
-            optim = getattr(getattr(stage.config, section, None), "optim", None)
-            if optim is not None:
-                total += optim.updates
+            record = STAGES[stage.module]
+            if record.section:
+                total += record.settings(stage.config).optim.updates
                 done += last_step(self.run_dir / stage.folders[0] / "log.csv")
         return done / total if total else 0.0
 
@@ -147,7 +147,9 @@ class SweepTable(PrintingListener):
             table.add_column(column, justify="left" if column in ("state", "to run") else "right")
         for row in self.rows.values():
             if plan_only:
-                named = ", ".join(stage.name.split("/", 1)[-1] for stage in row.stages)
+                named = ", ".join(
+                    stage.name.removeprefix(f"seed_{stage.config.seed}/") for stage in row.stages
+                )
                 table.add_row(row.name, named or "nothing", str(row.n_reused or ""))
                 continue
             style = STYLES.get(row.state, "")

@@ -6,50 +6,34 @@ in-context rollouts on validation tasks. Output: <run_dir>/seed_<n>/{teacher,lon
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
+from ad.model import InContextModel
 from pipelines.cli import run_main
-from pipelines.common import check_method, open_run, raw_context_config, teacher_config
-from pipelines.config import RAW_CONTEXT, RunConfig
+from pipelines.common import fit_statistics, open_run
+from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
-from teacher.model import TeacherModel, TeacherObjective
+from pipelines.methods import through
+from pipelines.models import build_model
+from pipelines.stages import check_method, own_config
+from teacher.model import RawContextObjective
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
-    name = "long_context" if config.method == "long_context" else "teacher"
-    check_method(config, ("student", *RAW_CONTEXT), "train_teacher")
-    config = replace(config, method=name)  # seeds derive from it
+    check_method(config, "train_teacher", ("student", *through("train_teacher")))
+    if config.method == "student":
+        config = replace(config, method="teacher")
     run = open_run(config, "train_teacher")
-    stage = config.train_teacher
 
-    def build() -> tuple[TeacherObjective, TeacherModel, list]:
-        model = TeacherModel(teacher_config(run, name))
-        return TeacherObjective(model, stage.label_smoothing), model, []
+    def build() -> tuple[RawContextObjective, InContextModel, list]:
+        model = build_model(run)
+        fit_statistics(run, model)
+        weights = {"token_type_nll": own_config(config).teacher.token_type_weight}
+        smoothing = config.train_teacher.label_smoothing
+        return RawContextObjective(model, smoothing, weights), model, []
 
-    train(
-        run,
-        Training(
-            stage=name,
-            stage_dir=run.seed_dir / name,
-            sections=teacher_sections(config, name),
-            parents={"triples": run.require(run.triples_dir, "build_triples")},
-            build=build,
-            optim=stage.optim,
-            n_context_regions=raw_context_config(config, name).n_context_regions,
-        ),
-    )
-
-
-def teacher_sections(config: RunConfig, name: str) -> dict:
-    """Configuration that a raw-context model (`teacher` or `long_context`) depends on."""
-    return {
-        "seed": config.seed,
-        "model": asdict(config.model),
-        "teacher": asdict(raw_context_config(config, name)),
-        "stage": asdict(config.train_teacher),
-        "sampling": asdict(config.sampling),
-    }
+    train(run, Training("train_teacher", build))
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ class MethodScores:
         return self.results[0].method
 
     @property
-    def seeds(self) -> list[int]:
-        """Training seeds, `(S,)`."""
+    def seeds(self) -> list[int | None]:
+        """Training seeds, `(S,)`; the one rollout of a reference has None."""
         return [result.training_seed for result in self.results]
 
     @property
@@ -317,7 +317,7 @@ def gap_recovered_by_seed(
     ]
     common = [seed for seed in means[0] if seed in means[1] and seed in means[2]]
     shares = [(seed, _share_of_gap(*(mean[seed] for mean in means))) for seed in common]
-    return [(seed, share) for seed, share in shares if np.isfinite(share)]
+    return [(seed, share) for seed, share in shares if seed is not None and np.isfinite(share)]
 
 
 def _share_of_gap(level: float, floor: float, ceiling: float) -> float:

@@ -149,7 +149,7 @@ def _bar_color(method: str) -> str:
     return GROUP_COLORS.get(method, CONTEXT_COLOR)
 
 
-def _points(methods: Sequence[MethodScores]) -> list[tuple[str, int, str, float]]:
+def _points(methods: Sequence[MethodScores]) -> list[tuple[str, int | None, str, float]]:
     return [
         (method.label, seed, task.name, score)
         for method in methods

@@ -24,7 +24,7 @@ from reports.aggregate import (
     stack_methods,
 )
 from reports.figures import SHOWN_PER_TASK
-from reports.results import EvaluationResult
+from reports.results import EvaluationResult, training_seeds
 from reports.tables import (
     DETAIL_COLUMNS,
     DIFFERENCE_COLUMNS,
@@ -197,7 +197,7 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
     days = sorted(str(entry["created"])[:10] for entry in metrics if entry.get("created"))
     facts = {
         "Runs": _runs(list(dict.fromkeys(str(result.run_dir) for result in results))),
-        "Training seeds": ", ".join(map(str, sorted({r.training_seed for r in results}))),
+        "Training seeds": ", ".join(map(str, training_seeds(results))),
         "Split": str(metrics[0]["split_identity"])[:16],
         "Git commit": distinct("git_sha"),
         "Configuration": distinct("config_hash"),

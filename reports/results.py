@@ -2,6 +2,7 @@
 
     <run_dir>/seed_<n>/evaluate/<method>/eval_result.npy   (tasks, evaluation seeds, episodes)
     <run_dir>/seed_<n>/evaluate/<method>/metrics.json
+    <run_dir>/references/<method>/                         the same, of what has no training seed
     <run_dir>/collect/learning_curves.csv
 
 Everything is checked here, against its own file and against the other results, so that whoever
@@ -35,13 +36,13 @@ METHOD_ORDER = (
     "none",
     "student_zeroed",
     "student_shuffled",
+    "student_no_context",
     "random",
     "optimal",
 )
 
 REQUIRED_METRICS = (
     "method",
-    "training_seed",
     "split_identity",
     "split_name",
     "family",
@@ -75,7 +76,7 @@ class EvaluationResult:
         label: the method, and after "@" what it is told apart by: the name of the run where there
             are several, the settings of a sweep's point (`student@m = 8`).
         run_dir: the run it belongs to.
-        training_seed: the n of seed_<n>.
+        training_seed: the n of seed_<n>; None for a reference, which no training has part in.
         returns: `(T, V, K)` float64 undiscounted episode returns.
         tasks: the T tasks.
         metrics: metrics.json as it stands.
@@ -84,7 +85,7 @@ class EvaluationResult:
     method: str
     label: str
     run_dir: Path
-    training_seed: int
+    training_seed: int | None
     returns: NDArray[np.float64]
     tasks: tuple[TaskReference, ...]
     metrics: dict[str, Any]
@@ -163,17 +164,18 @@ def load_results(
     directories = _run_directories(run_dirs)
     wanted = None if seeds is None else set(seeds)
     results = [result for run_dir in directories for result in load_run(run_dir, wanted, folder)]
+    results = _without_repeated_references(results)
     if not results:
         chosen = "" if wanted is None else f" with seed {' or '.join(map(str, sorted(wanted)))}"
         raise ResultsError(
             f"no evaluated method{chosen} under {', '.join(map(str, directories))}: expected "
             f"seed_<n>/{folder}/<method>/eval_result.npy; evaluate a trained run first"
         )
-    absent = (wanted or set()) - {result.training_seed for result in results}
+    absent = (wanted or set()) - set(known := training_seeds(results))
     if absent:
         raise ResultsError(
             f"training seeds {sorted(absent)} were asked for but are not among the evaluated ones, "
-            f"{sorted({result.training_seed for result in results})}"
+            f"{known}"
         )
     check_comparable(results)
     order = {run_dir: position for position, run_dir in enumerate(directories)}
@@ -182,7 +184,7 @@ def load_results(
         key=lambda result: (
             method_rank(result.method),
             order[result.run_dir] if result.label != result.method else -1,
-            result.training_seed,
+            -1 if result.training_seed is None else result.training_seed,
         ),
     )
 
@@ -198,20 +200,39 @@ def load_run(
 
     Args:
         run_dir: the run directory; may hold nothing.
-        seeds: training seeds to read; all that are there when None.
-        folder: where the evaluations are.
+        seeds: training seeds to read; all that are there when None. References have none.
+        folder: where the evaluations are; references are in `references` or `references_<name>`.
         unfinished: pass over a method whose metrics.json, written last, is not there yet.
 
     Raises:
         ResultsError: a file is missing or damaged.
     """
-    return [
-        _load_result(path, run_dir, seed)
+    found: list[tuple[int | None, Path]] = [
+        (seed, seed_dir / folder)
         for seed, seed_dir in seed_directories(run_dir)
         if seeds is None or seed in seeds
-        for path in _method_directories(seed_dir / folder)
+    ]
+    found.append((None, run_dir / f"references{folder.removeprefix('evaluate')}"))
+    return [
+        _load_result(path, run_dir, seed)
+        for seed, methods_dir in found
+        for path in _method_directories(methods_dir)
         if not unfinished or (path / "metrics.json").is_file()
     ]
+
+
+def _without_repeated_references(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """Keep the first run's references: they depend on tasks and evaluation alone."""
+    first: dict[str, Path] = {}
+    for result in results:
+        if result.training_seed is None:
+            first.setdefault(result.method, result.run_dir)
+    return [r for r in results if r.training_seed is not None or first[r.method] == r.run_dir]
+
+
+def training_seeds(results: Iterable[EvaluationResult]) -> list[int]:
+    """All training seeds among results, ascending."""
+    return sorted({r.training_seed for r in results if r.training_seed is not None})
 
 
 def group_by_label(results: Sequence[EvaluationResult]) -> dict[str, list[EvaluationResult]]:
@@ -303,20 +324,21 @@ def _method_directories(folder: Path) -> list[Path]:
     return sorted(path for path in paths if path.name[0] != "." and ".tmp" not in path.name)
 
 
-def _load_result(path: Path, run_dir: Path, seed: int) -> EvaluationResult:
+def _load_result(path: Path, run_dir: Path, seed: int | None) -> EvaluationResult:
     returns_path, metrics_path = path / "eval_result.npy", path / "metrics.json"
     for file in (returns_path, metrics_path):
         if not file.is_file():
-            raise ResultsError(f"{file} is missing: evaluate '{path.name}' of seed {seed} again")
+            of_seed = "" if seed is None else f" of seed {seed}"
+            raise ResultsError(f"{file} is missing: evaluate '{path.name}'{of_seed} again")
     try:
         returns = np.load(returns_path, allow_pickle=False).astype(np.float64)
     except (ValueError, OSError, EOFError) as error:
         raise ResultsError(f"{returns_path} is damaged ({error}): evaluate again") from error
     metrics = _load_metrics(metrics_path)
     for key, expected in (("method", path.name), ("training_seed", seed)):
-        if metrics[key] != expected:
+        if metrics.get(key) != expected:
             raise ResultsError(
-                f"{metrics_path} has {key} {metrics[key]!r} but lies in the directory of "
+                f"{metrics_path} has {key} {metrics.get(key)!r} but lies in the directory of "
                 f"{expected!r}: it was copied or renamed; evaluate again"
             )
     try:
@@ -391,7 +413,9 @@ def check_comparable(results: Sequence[EvaluationResult]) -> None:
 
 
 def _where(result: EvaluationResult) -> str:
-    return str(result.run_dir / f"seed_{result.training_seed}" / "evaluate" / result.method)
+    seed = result.training_seed
+    folder = "references" if seed is None else f"seed_{seed}/evaluate"
+    return str(result.run_dir / folder / result.method)
 
 
 def _label(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:

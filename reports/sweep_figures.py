@@ -126,7 +126,7 @@ class PlacedPoint:
         """A number of metrics.json by training seed, where it is known."""
         results = self.scores.results if self.scores else ()
         numbers = {result.training_seed: result.number(key) for result in results}
-        return {seed: float(value) for seed, value in numbers.items() if value is not None}
+        return {s: float(v) for s, v in numbers.items() if s is not None and v is not None}
 
     @cached_property
     def center(self) -> float:
@@ -139,7 +139,8 @@ class PlacedPoint:
         if self.scores is None:
             return {}
         centers = statistics.iqm(self.scores.scores, axis=1)
-        return {seed: float(c) for seed, c in zip(self.scores.seeds, centers, strict=True)}
+        pairs = zip(self.scores.seeds, centers, strict=True)
+        return {seed: float(center) for seed, center in pairs if seed is not None}
 
     def interval(self, bootstrap: Bootstrap) -> Interval:
         """Interval of `center` over training seeds."""

@@ -268,6 +268,7 @@ class RawContextObjective(nn.Module):
         self.teacher = teacher
         self.label_smoothing = label_smoothing
         self.weights = dict(weights or {})
+        self.n_context_regions = teacher.n_context_regions
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from base.errors import UserError
 from base.files import write_json, write_text
-from base.hashes import to_plain
+from base.hashes import HASH_VERSION, to_plain
 from training.config import read_yaml, to_yaml
 
 FORMAT_VERSION = 1
@@ -32,7 +32,8 @@ def claim_run_dir(run_dir: str | Path, config: Any, ignore: Sequence[str] = ()) 
 
     Args:
         run_dir: created when missing; its `config.yaml` is written at the first claim only.
-        config: the resolved configuration, a dataclass.
+        config: the resolved configuration, a dataclass that can be built from its defaults alone:
+            a key that the directory's older `config.yaml` does not know yet had its default.
         ignore: dotted keys that may differ from use to use of one directory, such as `run_dir`,
             `seed` or `trackers`; a section's name covers all keys in it.
 
@@ -50,7 +51,8 @@ def claim_run_dir(run_dir: str | Path, config: Any, ignore: Sequence[str] = ()) 
     if not file.exists():
         write_text(file, to_yaml(config))
         return run_dir
-    for key, old, new in _differences(read_yaml(file), to_plain(config)):
+    known = _with_defaults(read_yaml(file), to_plain(type(config)()))
+    for key, old, new in _differences(known, to_plain(config)):
         if not any(f"{key}.".startswith(f"{ignored}.") for ignored in ignore):
             raise RunDirError(
                 f"{run_dir} belongs to a run with {key} = {_show(old)}, but now {key} is "
@@ -73,6 +75,13 @@ def stage_done(stage_dir: str | Path, inputs_hash: str) -> bool:
     if meta is None:
         return False
     if meta.get("inputs") != inputs_hash:
+        if meta.get("hash_version") != HASH_VERSION:
+            raise RunDirError(
+                f"{stage_dir} was made by another version of this code, whose hashes of inputs "
+                f"(version {meta.get('hash_version', 1)}, now {HASH_VERSION}) cannot be compared; "
+                f"use that version, give another run_dir=..., or delete {stage_dir} to make it "
+                "anew."
+            )
         raise RunDirError(
             f"{stage_dir} was made from other inputs (hash {meta.get('inputs')}, now "
             f"{inputs_hash}): its configuration or a stage before it has changed; give another "
@@ -107,6 +116,7 @@ def mark_done(
         "format_version": FORMAT_VERSION,
         "stage": stage,
         "inputs": inputs_hash,
+        "hash_version": HASH_VERSION,
         "parents": dict(parents or {}),
         "git_sha": git_sha(),
         "created": now(),
@@ -157,6 +167,15 @@ def git_sha() -> str | None:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _with_defaults(known: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`known` with what only `defaults` has, section by section."""
+    filled = {**defaults, **known}
+    for name in known.keys() & defaults.keys():
+        if isinstance(known[name], dict) and isinstance(defaults[name], dict):
+            filled[name] = _with_defaults(known[name], defaults[name])
+    return filled
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -104,3 +104,15 @@ def test_a_sweep_may_be_compared_again(workplace, capsys):
     page.unlink()
     run_main(compare.main, ["--config", "sweep.yaml"], config_class=compare.kind_of)
     assert page.is_file()
+
+
+def test_cells_of_a_part_that_is_trained_later_share_the_compressor(workplace):
+    ablate("run_dir=decoders", "controls=[]", "seeds=[0, 1]", "grid={decoder.n_layers: [1, 2, 3]}")
+    cells = workplace / "decoders/cells"
+    for seed in (0, 1):
+        of_seed = [cells / f"n_layers={n}/seed_{seed}" for n in (1, 2, 3)]
+        assert len({(cell / "student/pretrain").resolve() for cell in of_seed}) == 1
+        files = [cell / "evaluate/student/metrics.json" for cell in of_seed]
+        sizes = [json.loads(file.read_text())["n_parameters_acting"] for file in files]
+        assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
+    assert not list(cells.glob("*/references"))

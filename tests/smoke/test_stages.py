@@ -17,18 +17,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from pipelines import fitting
 from pipelines.cli import run_main
-from pipelines.config import METHODS, REFERENCES, RunConfig
+from pipelines.config import RunConfig
+from pipelines.methods import TRAINED, UNTRAINED, through
 from pipelines.plan import plan
+from pipelines.stages import STAGES
 from training.config import load_config
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDENTS = [name for name in METHODS if name not in ("teacher", "long_context")]
-CONTROLS = ["student_zeroed", "student_shuffled"]
+STUDENTS = through("distill")
+CONTROLS = ["student_zeroed", "student_shuffled", "student_no_context"]
 CONFIG = """
 region_len: 10
 trackers: []
@@ -85,7 +89,7 @@ def run_everything(config, run_dir):
     for method in STUDENTS:
         stage("distill", config, at, f"method={method}")
         stage("finetune", config, at, f"method={method}")
-    for method in (*METHODS, *REFERENCES):
+    for method in (*TRAINED, *UNTRAINED):
         stage("evaluate", config, at, f"method={method}")
     stage("cost", config, at)
 
@@ -166,15 +170,20 @@ def test_distilling_leaves_a_frozen_compressor_and_finetuning_trains_it(finished
 
 def test_evaluation_writes_returns_and_metrics(finished):
     folders = {path.name for path in (finished / "seed_0/evaluate").iterdir()}
-    assert folders == {*METHODS, *REFERENCES, *CONTROLS}
-    for name in folders:
-        folder = finished / "seed_0/evaluate" / name
+    assert folders == {*TRAINED, *CONTROLS}
+    references = {path.name for path in (finished / "references").iterdir()}
+    assert references == set(UNTRAINED)
+    for name in folders | references:
+        folder = finished / ("references" if name in references else "seed_0/evaluate") / name
         returns = np.load(folder / "eval_result.npy")
         assert returns.shape == (2, 2, 4)
         assert returns.dtype == np.float32
         assert ((returns >= 0) & (returns <= 5)).all()
         metrics = json.loads((folder / "metrics.json").read_text())
-        assert metrics["method"] == name
+        assert metrics["method"] == metrics["method_record"]["name"] == name
+        assert metrics["training_seed"] == (None if name in references else 0)
+        assert metrics["region_len"] == 10
+        assert (metrics["n_parameters_acting"] is None) == (name in references)
         assert [task["index"] for task in metrics["tasks"]] == sorted(
             task["index"] for task in metrics["tasks"]
         )
@@ -217,7 +226,7 @@ def test_comparing_writes_a_table_of_all_methods(finished, config, capsys):
     with (finished / "comparison/table.csv").open() as table:
         rows = list(csv.DictReader(table))
     order = ["student", "teacher", "long_context", "truncation", "mean_pooling"]
-    order += ["mean_pooling_encoded", "pca", "none", *CONTROLS, *REFERENCES]
+    order += ["mean_pooling_encoded", "pca", "none", *CONTROLS, *UNTRAINED]
     assert [row["method"] for row in rows] == order
     for column in ("normalized_return", "gap_recovered", "context_tokens", "compression_ratio"):
         assert column in rows[0], list(rows[0])
@@ -231,7 +240,7 @@ def test_a_second_run_does_nothing(finished, config, capsys):
     assert written(finished) == before
     told = capsys.readouterr().out
     trained = 2 + 2 + 2 * len(STUDENTS)
-    assert told.count("is done") == 2 + trained + len(METHODS) + len(REFERENCES) + 1
+    assert told.count("is done") == 2 + trained + len(TRAINED) + len(UNTRAINED) + 1
 
 
 def test_another_configuration_is_refused_and_changes_nothing(finished, config, capsys):
@@ -352,9 +361,93 @@ def test_a_damaged_model_is_named(finished, config, tmp_path, capsys):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     (run_dir / "seed_0/none/finetune/model/model.safetensors").write_bytes(b"hello")
+    stage("evaluate", config, f"run_dir={run_dir}", "method=none")  # done: nothing is loaded
     shutil.rmtree(run_dir / "seed_0/evaluate/none")
     told = refused(capsys, "evaluate", config, f"run_dir={run_dir}", "method=none")
     assert "none/finetune/model cannot be loaded" in told
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "key"),
+    [
+        ("student/pretrain", "distill", "parts.compressor.n_pooling_layers"),
+        ("student/pretrain", "distill", "parts.reconstruction.n_layers"),
+        ("student/distill", "finetune", "parts.decoder.dropout"),
+        ("student/distill", "finetune", "parts.model.n_heads"),
+        ("student/finetune", "evaluate", "region_len"),
+        ("teacher", "distill", "teacher.dropout"),
+    ],
+)
+def test_a_model_that_differs_in_any_part_is_refused(
+    finished, config, tmp_path, capsys, folder, name, key
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    made = "evaluate/student" if name == "evaluate" else f"student/{name}"
+    shutil.rmtree(run_dir / "seed_0" / made)
+    file = run_dir / "seed_0" / folder / "model/config.json"
+    content = json.loads(file.read_text())
+    *path, last = key.split(".")
+    part = content
+    for step in path:
+        part = part[step]
+    part[last] = 1 if last == "n_heads" else part[last] + 1
+    file.write_text(json.dumps(content))
+    told = refused(capsys, name, config, f"run_dir={run_dir}")
+    assert f"was trained with {key.removeprefix('parts.')} = {part[last]!r}, but" in told
+
+
+def test_a_pretrained_compressor_serves_any_decoder(finished, config, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    for name in ("config.yaml", "seed_0/student/distill", "seed_0/student/finetune"):
+        path = run_dir / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    for name in ("pretrain_compressor", "distill", "finetune"):
+        stage(name, config, f"run_dir={run_dir}", "decoder.n_layers=3")
+    assert "pretrain is done" in capsys.readouterr().out
+    pretrained, distilled = (
+        load_file(run_dir / "seed_0/student" / name / "model/model.safetensors")
+        for name in ("pretrain", "distill")
+    )
+    assert [name for name in distilled if "decoder.layers.blocks.2" in name]
+    assert not [name for name in pretrained if "decoder.layers.blocks.2" in name]
+    for part in ("compressor.", "transition_encoder."):
+        names = [name for name in pretrained if name.startswith(part)]
+        assert names
+        assert all(pretrained[name].equal(distilled[name]) for name in names)
+
+
+class ReachedError(Exception):
+    """Training would begin now."""
+
+
+def test_methods_of_one_seed_draw_the_same_batches(finished, config, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    drawn = {}
+
+    def fit(objective, batches, *args, **kwargs):
+        rows = np.concatenate([batches.draw(step)[0] for step in range(3)])
+        drawn.setdefault(name, {})[method] = rows.tolist(), torch.initial_seed()
+        raise ReachedError
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    stages = {"train_teacher": ("teacher", "long_context"), "distill": ("student", "pca", "none")}
+    stages["finetune"] = ("student", "truncation")
+    for name, methods in stages.items():
+        for method in methods:
+            changed = load_config(RunConfig, config, [f"run_dir={run_dir}", f"method={method}"])
+            meta = run_dir / STAGES[name].folders(changed)[0] / "meta.json"
+            meta.rename(meta.with_suffix(".kept"))
+            with pytest.raises(ReachedError):
+                import_module(f"pipelines.{name}").main(changed)
+            meta.with_suffix(".kept").rename(meta)
+    for name in stages:
+        first, *others = drawn[name].values()
+        assert all(other == first for other in others)
+    assert drawn["distill"]["student"] == drawn["train_teacher"]["teacher"]
+    assert drawn["distill"]["student"][0] != drawn["finetune"]["student"][0]
 
 
 def test_a_stage_done_from_other_inputs_is_refused(copy, config, capsys):

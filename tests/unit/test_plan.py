@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipelines.config import METHODS, REFERENCES, RunConfig
+from pipelines.config import RunConfig
+from pipelines.methods import TRAINED, UNTRAINED
 from pipelines.plan import plan
 from training.config import load_config
 
@@ -33,7 +34,7 @@ def after(stages, name):
 def test_a_whole_run_is_every_stage_after_what_it_needs(planned):
     stages = planned()
     assert {name for name in stages if name.endswith("evaluate")} == {
-        f"{name}/evaluate" for name in (*METHODS, *REFERENCES)
+        f"{name}/evaluate" for name in (*TRAINED, *UNTRAINED)
     }
     assert after(stages, "triples") == {"collect"}
     assert after(stages, "student/distill") == {
@@ -49,6 +50,7 @@ def test_a_whole_run_is_every_stage_after_what_it_needs(planned):
         "seed_0/evaluate/student",
         "seed_0/evaluate/student_zeroed",
         "seed_0/evaluate/student_shuffled",
+        "seed_0/evaluate/student_no_context",
     )
     done = set()
     for stage in stages.values():  # in an order in which they could run one by one
@@ -109,3 +111,53 @@ def test_seeds_share_data_alone(planned):
     for name in ("teacher/train_teacher", "student/pretrain_compressor", "student/evaluate"):
         assert stages[name].inputs != stages[f"seed_1/{name}"].inputs
     assert len([name for name in stages if name in ("collect", "triples")]) == 2
+
+
+def inputs(stages, name):
+    return stages[name].inputs
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "family={kwargs: {size: 3, horizon: 6}}",
+        "split.seed=1",
+        "evaluate={part: validation}",
+        "evaluate.seed=1",
+        "evaluate.n_seeds=3",
+    ],
+)
+def test_what_is_not_trained_is_told_apart_by_what_it_is_evaluated_on(planned, override):
+    before, changed = planned(), planned(override)
+    for name in ("random/evaluate", "optimal/evaluate"):
+        assert inputs(before, name) != inputs(changed, name)
+    assert inputs(before, "random/evaluate") != inputs(before, "optimal/evaluate")
+
+
+def test_references_are_one_rollout_for_all_training_seeds(planned):
+    one, two = planned(), planned("seeds=[0, 1]")
+    for name in ("random", "optimal"):
+        assert two[f"{name}/evaluate"].folders == (f"references/{name}",)
+        assert inputs(two, f"{name}/evaluate") == inputs(one, f"{name}/evaluate")
+        assert [stage for stage in two if stage.endswith(f"{name}/evaluate")] == [
+            f"{name}/evaluate"
+        ]
+    named = planned("evaluate.name=argmax")
+    assert named["random/evaluate"].folders == ("references_argmax/random",)
+
+
+def test_an_evaluation_depends_on_the_teacher_it_is_compared_with(planned):
+    without = "distill.loss.beta=0", "finetune.loss.beta=0", "methods=[student]"
+    before, changed = planned(*without), planned(*without, "teacher.n_layers=1")
+    assert inputs(before, "student/evaluate") == inputs(changed, "student/evaluate")
+    methods = "methods=[student, teacher]"
+    before, changed = planned(*without, methods), planned(*without, methods, "teacher.n_layers=1")
+    assert inputs(before, "student/finetune") == inputs(changed, "student/finetune")
+    assert inputs(before, "student/evaluate") != inputs(changed, "student/evaluate")
+
+
+def test_long_context_has_a_section_of_its_own(planned):
+    before, changed = planned(), planned("long_context.n_context_regions=3")
+    assert inputs(before, "teacher/train_teacher") == inputs(changed, "teacher/train_teacher")
+    name = "long_context/train_teacher"
+    assert inputs(before, name) != inputs(changed, name)

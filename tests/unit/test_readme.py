@@ -1,6 +1,5 @@
 """README and docs are tested: snippets run, YAML loads, commands parse, links lead somewhere."""
 
-import dataclasses
 import importlib.util
 import re
 import shlex
@@ -17,16 +16,15 @@ from torch.distributed.run import get_args_parser
 from ad.objectives import Triple
 from ad.policy import OptimalPolicy
 from ad.rollout import rollout
-from ad.student import CADStudent
 from histories.triples import build_triples
 from pipelines.cli import SWEEP_CONFIG, _parser
-from pipelines.common import Run, open_tasks, student_config, teacher_config
+from pipelines.common import Run, check_models, open_tasks
 from pipelines.compare import kind_of
-from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
+from pipelines.config import RunConfig
 from pipelines.demo import parser as demo_parser
+from pipelines.models import build_model
 from pipelines.sweep import SweepConfig, lay_out
 from tasks.family import TaskFamily, load_family
-from teacher.model import TeacherModel
 from training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +79,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if snippet.saved_as:
             (folder / snippet.saved_as).write_text(snippet.text)
     config = load_config(RunConfig, ROOT / "configs/darkroom.yaml")
-    student = CADStudent(student_config(opened(config)))
+    student = build_model(opened(config))
     student.save_pretrained(str(folder / "runs/darkroom/seed_0/student/finetune/model"))
     return folder
 
@@ -101,14 +99,7 @@ def opened(config: RunConfig) -> Run:
 
 def check_run(config: RunConfig) -> None:
     """Every model the configuration asks for can be built."""
-    run = opened(config)
-    with torch.device("meta"):
-        for method in (config.method, *config.methods):
-            run.config = dataclasses.replace(config, method=method)
-            if method in RAW_CONTEXT:
-                TeacherModel(teacher_config(run, method))
-            elif method not in REFERENCES:
-                CADStudent(student_config(run))
+    check_models(opened(config), (config.method, *config.methods))
 
 
 def write_results(folder: Path) -> None:

@@ -53,6 +53,29 @@ def test_ignored_keys_and_sections_may_differ(tmp_path: Path):
         claim_run_dir(tmp_path, other, ignore=("seed", "track"))
 
 
+@dataclass(frozen=True)
+class GrownSection(Section):
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class GrownConfig(Config):
+    section: GrownSection = field(default_factory=GrownSection)
+    threads: int = 1
+
+
+def test_a_key_added_since_had_its_default(tmp_path: Path):
+    claim_run_dir(tmp_path, Config(seed=1, section=Section(lr=0.2)))
+    grown = GrownConfig(seed=1, section=GrownSection(lr=0.2))
+    claim_run_dir(tmp_path, grown)
+    with pytest.raises(RunDirError, match=r"section\.momentum = 0\.9, but now"):
+        claim_run_dir(tmp_path, replace(grown, section=GrownSection(lr=0.2, momentum=0.5)))
+    with pytest.raises(RunDirError, match="threads = 1, but now threads is 2"):
+        claim_run_dir(tmp_path, replace(grown, threads=2))
+    with pytest.raises(RunDirError, match=r"section\.lr = 0\.2"):
+        claim_run_dir(tmp_path, GrownConfig(seed=1))
+
+
 def test_key_that_the_new_configuration_lacks_is_a_difference(tmp_path: Path):
     write_text(tmp_path / "config.yaml", "seed: 0\nold: 1\n")
     with pytest.raises(RunDirError, match="old = 1, but now old is nothing"):
@@ -74,6 +97,16 @@ def test_stage_is_done_after_mark_done_with_equal_inputs(tmp_path: Path):
     assert meta["format_version"] == 1
     assert (meta["stage"], meta["inputs"], meta["seconds"]) == ("distill", "aaaa", 1.5)
     assert (meta["parents"], meta["device"]) == ({"t": "ff"}, "cpu")
+
+
+def test_a_stage_of_an_older_version_is_refused_in_one_sentence(tmp_path: Path):
+    meta = mark_done(tmp_path, "distill", "aaaa", seconds=0)
+    assert stage_done(tmp_path, "aaaa")
+    del meta["hash_version"]  # as the first version wrote it
+    write_json(tmp_path / "meta.json", meta)
+    with pytest.raises(RunDirError, match="made by another version of this code") as told:
+        stage_done(tmp_path, "bbbb")
+    assert "give another run_dir" in str(told.value)
 
 
 def test_stage_with_other_inputs_is_refused(tmp_path: Path):

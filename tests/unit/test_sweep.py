@@ -37,7 +37,7 @@ def sweep(tmp_path, monkeypatch):
 
 
 def stages_of(cell):
-    return {stage.name.split("/", 1)[-1]: stage for stage in cell.stages}
+    return {stage.name.removeprefix(f"seed_{cell.seed}/"): stage for stage in cell.stages}
 
 
 def test_a_cell_is_a_point_with_a_training_seed(sweep):
@@ -179,7 +179,7 @@ def test_an_evaluation_is_done_with_its_controls_only(sweep):
     cell = sweep("grid: {compressor.n_latents: [1]}").cells[-1]
     evaluation = stages_of(cell)["student/evaluate"]
     store = StageStore("runs/store")
-    for position in range(3):
+    for position in range(4):
         assert not store.done(evaluation)
         mark_done(store.folder(evaluation, position), "evaluate", evaluation.inputs, seconds=1)
     assert store.done(evaluation)

@@ -1,0 +1,320 @@
+"""Every stage, once: where its result lies, what it depends on, which stages come before it.
+
+The plan of a run, the inputs hash that a stage's script looks for, the directories it reads and
+those it writes are all taken from these records, so that they cannot disagree. A record says
+nothing of how the stage runs: that is `main` of the module of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from base.errors import UserError
+from base.hashes import config_hash, content_hash
+from compression.compressor import compressor_class
+from pipelines.config import RunConfig
+from pipelines.methods import METHODS, TRAINED, UNTRAINED, controls_of
+from tasks.splits import Split
+
+HISTORY_REGIONS = (1, 2, 5, 10, 20, 35, 50)
+"""Lengths of the history at which `pipelines.cost` measures."""
+N_STREAMS = 16
+"""Streams that act at once there."""
+
+
+class StageError(UserError):
+    """A stage that cannot start: something before it is missing or does not fit."""
+
+
+Folders = Callable[[RunConfig], tuple[str, ...]]
+Sections = Callable[[RunConfig, Split], Mapping[str, Any]]
+Parents = Callable[[RunConfig], tuple[tuple[str, str], ...]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. What it is for, a method and a training seed, stands in the configuration.
+
+    Attributes:
+        name: The module of `pipelines` whose `main` runs it.
+        folders: Its directories in the run directory; the first is marked as done last.
+        sections: What its result depends on besides its parents: parts of the configuration, and
+            whatever else can be hashed.
+        parents: The stages it is made from, each with the method it is for.
+        wanted: Whether a configuration has this stage in its method's chain.
+        shared: Whether it is the same for all methods and training seeds.
+        section: Of a training stage, the section of the configuration that holds its settings.
+        batches: Of a training stage, what its batches are drawn for: two stages of one training
+            seed and one purpose draw the same.
+    """
+
+    name: str
+    folders: Folders
+    sections: Sections
+    parents: Parents = lambda config: ()
+    wanted: Callable[[RunConfig], bool] = lambda config: True
+    shared: bool = False
+    section: str = ""
+    batches: str = ""
+
+    def job(self, config: RunConfig) -> str:
+        """Return its name among the stages of a run."""
+        if self.shared:
+            return self.folders(config)[0]
+        seed = "" if config.method in UNTRAINED else f"seed_{config.seed}/"
+        return f"{seed}{config.method}/{self.name}"
+
+    def settings(self, config: RunConfig) -> Any:
+        """Return the settings of a training stage."""
+        return getattr(config, self.section)
+
+
+class Inputs:
+    """Inputs hashes of the stages of ONE configuration, whatever its method and training seed.
+
+    They are known before anything has run, for they depend on configuration and parents alone.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.known: dict[tuple[str, ...], str] = {}
+
+    def of(self, stage: Stage, config: RunConfig) -> str:
+        """Hash of everything a stage's result depends on: its sections and its parents' inputs.
+
+        Raises:
+            StageError: Existing histories are no file.
+        """
+        where = stage.folders(config)
+        if where not in self.known:
+            parents = {
+                parent.job(own): self.of(parent, own) for parent, own in before(stage, config)
+            }
+            sections = stage.sections(config, self.split)
+            self.known[where] = config_hash(
+                {"stage": stage.name, "sections": sections, "parents": parents}
+            )
+        return self.known[where]
+
+
+def before(stage: Stage, config: RunConfig) -> list[tuple[Stage, RunConfig]]:
+    """Return a stage's parents, each with the configuration it has."""
+    return [
+        (STAGES[name], replace(config, method=method)) for name, method in stage.parents(config)
+    ]
+
+
+def own_config(config: RunConfig) -> RunConfig:
+    """Return the configuration as `config.method` changes it."""
+    return METHODS[config.method].configure(config)
+
+
+def chain(config: RunConfig) -> tuple[str, ...]:
+    """Return the training stages that `config.method` really goes through, in their order."""
+    return tuple(name for name in METHODS[config.method].stages if STAGES[name].wanted(config))
+
+
+def has_teacher(config: RunConfig) -> bool:
+    """Whether there is a teacher, which evaluations measure the divergence from."""
+    methods = (config.method, *config.methods)
+    distilled = any("distill" in METHODS[name].stages for name in methods)
+    used = config.distill.loss.beta > 0 or (
+        config.finetune.enabled and config.finetune.loss.beta > 0
+    )
+    return "teacher" in methods or (distilled and used)
+
+
+def results_name(config: RunConfig, kind: str = "evaluate") -> str:
+    """Name of the folder of evaluations (or of `references`, which have no training seed)."""
+    return f"{kind}_{config.evaluate.name}" if config.evaluate.name else kind
+
+
+def evaluated(method: str) -> tuple[str, ...]:
+    """Names of what is rolled out for a method: itself, and the controls with its model."""
+    return (method, *(control.name for control in controls_of(method)))
+
+
+def _histories(config: RunConfig) -> str:
+    """Content of existing histories, empty where they are collected."""
+    if config.histories and not Path(config.histories).is_file():
+        raise StageError(f"histories={config.histories} is no file; give a path to a histories.h5.")
+    return content_hash(config.histories) if config.histories else ""
+
+
+def _collect_sections(config: RunConfig, split: Split) -> dict[str, Any]:
+    return {
+        "family": config.family,
+        "split": split.identity,
+        "region_len": config.region_len,
+        "collect": replace(config.collect, n_workers=0),  # how many work at it changes nothing
+        "source": config.source,
+        "noise": config.noise,
+    }
+
+
+def _triples_sections(config: RunConfig, split: Split) -> dict[str, Any]:
+    return {
+        "family": config.family,
+        "split": split.identity,
+        "region_len": config.region_len,
+        "histories": _histories(config),
+    }
+
+
+def _triples_parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
+    return () if config.histories else (("collect", config.method),)
+
+
+def _training_folder(name: str = "") -> Folders:
+    return lambda config: ("/".join(filter(None, (f"seed_{config.seed}", config.method, name))),)
+
+
+def _training_parents(stage: str) -> Parents:
+    """Tables, the teacher where the loss has one, and the stage before in the method's chain."""
+
+    def parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
+        loss = getattr(STAGES[stage].settings(config), "loss", None)
+        teacher = [("train_teacher", "teacher")] if loss is not None and loss.beta > 0 else []
+        stages = METHODS[config.method].stages
+        earlier = [s for s in stages[: stages.index(stage)] if STAGES[s].wanted(config)]
+        last = [(name, config.method) for name in earlier[-1:]]
+        return (("build_triples", config.method), *teacher, *last)
+
+    return parents
+
+
+def _sections(of_run: tuple[str, ...], stage: str, **more: Callable[[RunConfig], Any]) -> Sections:
+    """Seed, method, what a method makes of these sections, and the stage's own settings."""
+
+    def sections(config: RunConfig, split: Split) -> dict[str, Any]:
+        own = own_config(config)
+        return {
+            "seed": config.seed,
+            "method": config.method,
+            "stage": STAGES[stage].settings(own),
+            **{name: getattr(own, name) for name in of_run},
+            **{name: function(own) for name, function in more.items()},
+        }
+
+    return sections
+
+
+_COMPRESSOR = ("model", "compressor", "reconstruction")
+_ACTION = (*_COMPRESSOR, "memory", "decoder", "sampling", "validation")
+
+
+def _is_pretrained(config: RunConfig) -> bool:
+    kind = own_config(config).compressor.kind
+    return config.pretrain.enabled and compressor_class(kind).learns
+
+
+def _evaluate_folders(config: RunConfig) -> tuple[str, ...]:
+    if config.method in UNTRAINED:
+        return (f"{results_name(config, 'references')}/{config.method}",)
+    folder = f"seed_{config.seed}/{results_name(config)}"
+    return tuple(f"{folder}/{name}" for name in evaluated(config.method))
+
+
+def _evaluate_sections(config: RunConfig, split: Split) -> dict[str, Any]:
+    return {
+        "family": config.family,
+        "split": split.identity,
+        "region_len": config.region_len,
+        "methods": evaluated(config.method),
+        "evaluate": config.evaluate,
+    }
+
+
+def _evaluate_parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
+    if config.method in UNTRAINED:
+        return ()
+    trained = [(name, config.method) for name in reversed(chain(config))]  # the last is asked first
+    teacher = [("train_teacher", "teacher")] if has_teacher(config) else []
+    return tuple(dict.fromkeys([*trained, *teacher]))
+
+
+def _cost_sections(config: RunConfig, split: Split) -> dict[str, Any]:
+    return {
+        "family": config.family,
+        "region_len": config.region_len,
+        "model": config.model,
+        "compressor": config.compressor,
+        "memory": config.memory,
+        "decoder": config.decoder,
+        "teacher": config.teacher,
+        "long_context": config.long_context,
+        "history_regions": HISTORY_REGIONS,
+        "n_streams": N_STREAMS,
+    }
+
+
+_ALL = (
+    Stage("collect", lambda config: ("collect",), _collect_sections, shared=True),
+    Stage(
+        "build_triples",
+        lambda config: ("triples",),
+        _triples_sections,
+        _triples_parents,
+        shared=True,
+    ),
+    Stage(
+        "train_teacher",
+        _training_folder(),
+        _sections(("model", "teacher", "sampling", "validation"), "train_teacher"),
+        _training_parents("train_teacher"),
+        section="train_teacher",
+        batches="actions",
+    ),
+    Stage(
+        "pretrain_compressor",
+        _training_folder("pretrain"),
+        _sections(
+            _COMPRESSOR,
+            "pretrain_compressor",
+            max_region=lambda config: config.sampling.max_region,  # all it draws by
+        ),
+        _training_parents("pretrain_compressor"),
+        wanted=_is_pretrained,
+        section="pretrain",
+        batches="regions",
+    ),
+    Stage(
+        "distill",
+        _training_folder("distill"),
+        _sections(_ACTION, "distill"),
+        _training_parents("distill"),
+        section="distill",
+        batches="actions",
+    ),
+    Stage(
+        "finetune",
+        _training_folder("finetune"),
+        _sections(_ACTION, "finetune"),
+        _training_parents("finetune"),
+        wanted=lambda config: config.finetune.enabled,
+        section="finetune",
+        batches="actions again",  # not those of distill once more
+    ),
+    Stage("evaluate", _evaluate_folders, _evaluate_sections, _evaluate_parents),
+    Stage("cost", lambda config: ("cost",), _cost_sections, shared=True),
+)
+
+STAGES = {stage.name: stage for stage in _ALL}
+"""All stages by name, in the order in which a student goes through them."""
+DATA_STAGES = ("collect", "build_triples")
+"""Those that use all processes themselves, and that no training seed takes part in."""
+
+
+def check_method(config: RunConfig, stage: str, allowed: tuple[str, ...] = TRAINED) -> None:
+    """Refuse a method that a stage is not for.
+
+    Raises:
+        StageError: Naming the methods it is for.
+    """
+    if config.method not in allowed:
+        raise StageError(
+            f"pipelines.{stage} is not for method={config.method}, but for {', '.join(allowed)}."
+        )
