@@ -67,7 +67,7 @@ class AtTest(Bottleneck):
         self.bottleneck = bottleneck
         self.n_shown = n_shown
         self.number: NumberFormat | None = number
-        self.train(bottleneck.training)
+        self.eval()
 
     def forward(self, latents: Latents) -> Latents:
         """Cut down latents (B, M, D).

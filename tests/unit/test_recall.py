@@ -52,3 +52,15 @@ def accuracy_after(updates, kind, batch=64, **settings):
         schedule.step()
         right.append((logits.argmax(-1) == values).float().mean().item())
     return np.mean(right[-10:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "updates", "at_least"), [("key_slots", 150, 0.9), ("patches", 250, 0.7)]
+)
+def test_latents_hold_many_items(kind, updates, at_least):
+    """Twelve items of two bits in four latents: one item a latent would give 0.5."""
+    assert accuracy_after(updates, kind) > at_least
+
+
+def test_without_a_region_nothing_is_recalled():
+    assert accuracy_after(40, "none") < CHANCE + 0.1
