@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,21 +18,29 @@ from rich.console import Console
 from rich.markup import escape
 
 from base.hashes import content_hash
-from histories.collection import CollectSettings, CollectSummary, collect
+from histories.collection import (
+    CollectError,
+    CollectJob,
+    CollectSettings,
+    CollectSummary,
+    collect,
+    make_parts,
+    one_after_another,
+)
 from histories.curves import curve_table
 from pipelines.cli import run_main
 from pipelines.common import Run, StageError, inputs_hash, open_run
 from pipelines.config import RunConfig
 from tasks.splits import Split
-from teacher.source import learn_history, noise_expert_history, random_history
+from teacher.sources import make_sources
+from training.jobs import Job, JobResult, Listener, run_jobs
 from training.run_dir import mark_done, stage_done
 
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
     run = open_run(config, "collect")
-    sections = collect_sections(config, run.split)
-    inputs = inputs_hash(sections, {})
+    inputs = inputs_hash(collect_sections(config, run.split), {})
     if stage_done(run.collect_dir, inputs):
         run.say(f"{run.collect_dir} is done")
         return
@@ -39,19 +48,15 @@ def main(config: RunConfig) -> None:
         run.say(f"histories are taken from {config.histories}: nothing to collect")
         return
     started = time.perf_counter()
+    settings = CollectSettings(**asdict(config.collect), region_len=config.region_len)
+    sections = {"source": config.source, "noise": config.noise, "posterior": config.posterior}
     summary = collect(
         run.family,
         run.split,
-        CollectSettings(
-            **{**asdict(config.collect), "n_workers": _n_workers(config)},
-            region_len=config.region_len,
-        ),
+        settings,
         run.collect_dir,
-        {
-            "ppo": partial(learn_history, config=config.source),
-            "noise_expert": partial(noise_expert_history, config=config.noise),
-            "random": random_history,
-        },
+        make_sources(config.collect.styles, sections, config.collect.kwargs),
+        run=partial(_run_jobs, n_workers=_n_workers(config), log_dir=run.root / "logs/collect"),
         family_settings=asdict(config.family),
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
@@ -84,8 +89,52 @@ def collect_sections(config: RunConfig, split: Split) -> dict:
         "collect": {**collected, "region_len": config.region_len},
         "source": asdict(config.source),
         "noise": asdict(config.noise),
+        "posterior": asdict(config.posterior),
         "histories": content_hash(config.histories) if config.histories else "",
     }
+
+
+def _run_jobs(
+    jobs: Sequence[CollectJob],
+    tell: Callable[[CollectJob], None],
+    *,
+    n_workers: int,
+    log_dir: Path,
+) -> None:
+    """Run jobs in processes; one worker, or one job, is this very process.
+
+    Raises:
+        CollectError: A job failed; the others have been made.
+    """
+    n_workers = min(n_workers, len(jobs))
+    if n_workers == 1:
+        return one_after_another(jobs, tell)
+    named = {job.name: job for job in jobs}
+    results = run_jobs(
+        [Job(name, make_parts, (job,)) for name, job in named.items()],
+        n_workers,
+        log_dir,
+        listener=_Teller(named, tell),
+    )
+    failed = [result for result in results if result.status == "failed"]
+    if failed:
+        raise CollectError(
+            f"{len(failed)} of {len(jobs)} collecting jobs failed, first {failed[0].name}: "
+            f"{failed[0].error}; its output is in {failed[0].log}, run again to go on "
+            "(with a smaller collect.n_workers where memory was short)"
+        )
+
+
+class _Teller(Listener):
+    """Passes on which jobs have finished."""
+
+    def __init__(self, jobs: Mapping[str, CollectJob], tell: Callable[[CollectJob], None]) -> None:
+        self.jobs, self.tell = jobs, tell
+
+    def ended(self, result: JobResult) -> None:
+        """Tell of a finished one."""
+        if result.status == "finished":
+            self.tell(self.jobs[result.name])
 
 
 def _n_workers(config: RunConfig) -> int:

@@ -15,7 +15,9 @@ from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from probes.probing import ProbeConfig
 from teacher.model import TeacherConfig
-from teacher.source import NoiseConfig, SourceConfig
+from teacher.noise_expert import NoiseConfig
+from teacher.posterior_sampling import PosteriorConfig
+from teacher.ppo import SourceConfig
 from training.optim import OptimConfig
 
 BASELINES = ("truncation", "mean_pooling", "mean_pooling_encoded", "pca", "none")
@@ -189,6 +191,7 @@ class RunConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)

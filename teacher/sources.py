@@ -1,0 +1,82 @@
+"""All sources of histories by style, one record each; others are named by import path."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from histories.sources import Source, SourceError
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """One source.
+
+    Attributes:
+        target: Import path `module:function`; imported when used, for some bring heavy libraries.
+        section: Of the configuration, handed over as `config`; empty for a source without one.
+        streams_per_job: See `histories.sources.Source`.
+        uses_split: Likewise.
+    """
+
+    target: str
+    section: str = ""
+    streams_per_job: int = 1
+    uses_split: bool = False
+
+
+FAST = 1024  # streams that cost a numpy step little more than one
+SOURCES = {
+    "ppo": SourceRecord("teacher.ppo:ppo", "source"),
+    "noise_expert": SourceRecord("teacher.noise_expert:noise_expert", "noise", FAST),
+    "random": SourceRecord("teacher.noise_expert:random_play", "", FAST),
+    "posterior_sampling": SourceRecord(
+        "teacher.posterior_sampling:posterior_sampling", "posterior", FAST, uses_split=True
+    ),
+}
+
+
+def make_sources(
+    styles: Sequence[str], sections: Mapping[str, Any], kwargs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Source]:
+    """The sources of `styles`.
+
+    Args:
+        styles: Keys of `SOURCES`, or import paths `module:function` of a function that takes a
+            `SourceJob` and returns a `History` for each of its tasks, of which there will be one.
+        sections: Configuration sections by name.
+        kwargs: Further arguments of functions named by import path, by style.
+
+    Raises:
+        SourceError: A style is unknown, cannot be imported, or has arguments nobody reads.
+    """
+    unread = sorted(set(kwargs) - (set(styles) - set(SOURCES)))
+    if unread:
+        raise SourceError(
+            f"arguments are given for {unread[0]!r}, which is no style of this collection named "
+            "by import path; remove them or add the style"
+        )
+    sources = {}
+    for style in styles:
+        record = SOURCES.get(style) or SourceRecord(style, uses_split=True)  # it may
+        settings = dict(kwargs.get(style, {}))
+        if record.section:
+            settings["config"] = sections[record.section]
+        function = _imported(record.target)
+        sources[style] = Source(function, settings, record.streams_per_job, record.uses_split)
+    return sources
+
+
+def _imported(target: str) -> Any:
+    module, colon, name = target.partition(":")
+    if not (module and colon and name):
+        raise SourceError(
+            f"no source for style {target!r}; known: {', '.join(SOURCES)}, or an import path "
+            "module:function"
+        )
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SourceError(
+            f"style {target!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+        ) from error
