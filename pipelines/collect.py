@@ -7,6 +7,7 @@ learning_curves.csv.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from tasks.splits import Split
 from teacher.sources import make_sources
 from training.jobs import Job, JobResult, Listener, run_jobs
 from training.run_dir import mark_done, stage_done
+
+START_SECONDS = 10.0  # what worker processes take to start, with all that they import
 
 
 def main(config: RunConfig) -> None:
@@ -101,15 +104,16 @@ def _run_jobs(
     n_workers: int,
     log_dir: Path,
 ) -> None:
-    """Run jobs in processes; one worker, or one job, is this very process.
+    """Run jobs in processes, where there is enough to do for them; else in this very process.
 
     Raises:
-        CollectError: A job failed; the others have been made.
+        CollectError: A job failed in a process of its own; the others have been made.
     """
-    n_workers = min(n_workers, len(jobs))
-    if n_workers == 1:
-        return one_after_another(jobs, tell)
-    named = {job.name: job for job in jobs}
+    left = list(jobs) if n_workers == 1 else _quick_ones_here(jobs, tell)
+    n_workers = min(n_workers, len(left))
+    if n_workers <= 1:
+        return one_after_another(left, tell)
+    named = {job.name: job for job in left}
     results = run_jobs(
         [Job(name, make_parts, (job,)) for name, job in named.items()],
         n_workers,
@@ -119,10 +123,31 @@ def _run_jobs(
     failed = [result for result in results if result.status == "failed"]
     if failed:
         raise CollectError(
-            f"{len(failed)} of {len(jobs)} collecting jobs failed, first {failed[0].name}: "
+            f"{len(failed)} of {len(left)} collecting jobs failed, first {failed[0].name}: "
             f"{failed[0].error}; its output is in {failed[0].log}, run again to go on "
             "(with a smaller collect.n_workers where memory was short)"
         )
+
+
+def _quick_ones_here(
+    jobs: Sequence[CollectJob], tell: Callable[[CollectJob], None]
+) -> list[CollectJob]:
+    """Make here what takes less time than processes take to start; return the other jobs.
+
+    Only of sources that play several tasks together: the first job of such a style tells.
+    """
+    left = []
+    for _, same in itertools.groupby(jobs, key=lambda job: job.job.style):
+        group = list(same)
+        if group[0].source.streams_per_job > 1:
+            first = group.pop(0)
+            began = time.perf_counter()
+            one_after_another([first], tell)
+            if (time.perf_counter() - began) * len(group) < START_SECONDS:
+                one_after_another(group, tell)
+                group = []
+        left += group
+    return left
 
 
 class _Teller(Listener):
