@@ -1,5 +1,8 @@
 """Small collections for the tests of histories; top level, so that processes can be sent them."""
 
+import os
+import signal
+
 import numpy as np
 
 from histories.collection import CollectSettings, CollectSummary, collect
@@ -42,7 +45,19 @@ class _Walker:
         pass
 
 
-WALK = Source(walk, {})
+def walk_and_say_where(job, folder):
+    (folder / f"{job.tasks[0].index}-{os.getpid()}").touch()
+    return walk(job)
+
+
+def walk_or_die(job, folder):
+    if job.tasks[0].index == 4 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return walk(job)
+
+
+WALK = Source(walk)
 
 
 def collect_small(out_dir, settings: CollectSettings = SETTINGS, **kwargs) -> CollectSummary:

@@ -1,28 +1,15 @@
 """Collection in processes: the same histories, quick sources without them, jobs that die."""
 
 import os
-import signal
 from functools import partial
 
 import pytest
-from histories_data import WALK, collect_small, walk
+from histories_data import WALK, collect_small, walk_and_say_where, walk_or_die
 
 from histories.collection import CollectError
 from histories.sources import Source
 from histories.store import open_histories
 from pipelines.collect import _run_jobs
-
-
-def walk_and_say_where(job, folder):
-    (folder / f"{job.tasks[0].index}-{os.getpid()}").touch()
-    return walk(job)
-
-
-def walk_or_die(job, folder):
-    if job.tasks[0].index == 4 and not (folder / "died").exists():
-        (folder / "died").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return walk(job)
 
 
 def in_processes(folder):
