@@ -49,7 +49,7 @@ class CollectConfig:
         n_regions: Regions per stream.
         streams: Other numbers of streams, by style.
         regions: Other numbers of regions, by style; a source that finds its task soon needs few.
-        kwargs: Keyword arguments of sources named by import path, by style.
+        kwargs: Keyword arguments of sources without a section of their own, by style.
         marker_rule: `rollout`, `fixed` or `episode`.
         episodes_per_region: Of the rule `episode`.
         n_workers: Processes on this machine; 0 for one per core.

@@ -31,6 +31,7 @@ class PosteriorSamplingPolicy:
         noise: float = 0.0,
         max_repeat: int = 1,
         overshoot: int = 0,
+        every_step: bool = False,
     ) -> None:
         """Search among `prior_tasks`.
 
@@ -41,9 +42,11 @@ class PosteriorSamplingPolicy:
             max_repeat: Longest run of one random action, see `RepeatedNoise`.
             overshoot: When a drawn task is ruled out within an episode, the action that did it is
                 repeated 1 … `overshoot` times, evenly drawn, unless it pays; 0 for never.
+            every_step: Draw anew at every step: Thompson sampling, for bandits.
         """
         self.family, self.prior_tasks = family, tuple(prior_tasks)
         self.noise, self.max_repeat, self.overshoot = noise, max_repeat, overshoot
+        self.every_step = every_step
 
     def reset(self, n: int, seed: int) -> None:
         """Begin n streams that know the prior only; raises FamilyError without a posterior."""
@@ -57,7 +60,7 @@ class PosteriorSamplingPolicy:
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions `(n, ...)`."""
         ruled_out = ~self.posterior.possible(self.drawn)
-        redraw = ruled_out | self.starts
+        redraw = ruled_out | self.starts | self.every_step
         if redraw.any():
             self.drawn[redraw] = self.posterior.sample(self.rng, redraw)
         actions = self.posterior.actions(self.drawn, observations, self.rng)

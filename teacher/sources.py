@@ -1,6 +1,7 @@
 """All sources of histories by style, one record each; others are named by import path."""
 
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +29,14 @@ class SourceRecord:
 FAST = 1024  # streams that cost a numpy step little more than one
 SOURCES = {
     "ppo": SourceRecord("teacher.ppo:ppo", "source"),
+    "ppo_batched": SourceRecord("teacher.ppo_batched:ppo_batched", "source", FAST),
     "noise_expert": SourceRecord("teacher.noise_expert:noise_expert", "noise", FAST),
     "random": SourceRecord("teacher.noise_expert:random_play", "", FAST),
     "posterior_sampling": SourceRecord(
         "teacher.posterior_sampling:posterior_sampling", "posterior", FAST, uses_split=True
     ),
+    "ucb": SourceRecord("teacher.bandit_sources:ucb", "", FAST),
+    "thompson": SourceRecord("teacher.bandit_sources:thompson", "", FAST, uses_split=True),
 }
 
 
@@ -45,26 +49,41 @@ def make_sources(
         styles: Keys of `SOURCES`, or import paths `module:function` of a function that takes a
             `SourceJob` and returns a `History` for each of its tasks, of which there will be one.
         sections: Configuration sections by name.
-        kwargs: Further arguments of functions named by import path, by style.
+        kwargs: Arguments of sources that have no section, by style.
 
     Raises:
-        SourceError: A style is unknown, cannot be imported, or has arguments nobody reads.
+        SourceError: A style is unknown, cannot be imported, or does not take its arguments.
     """
-    unread = sorted(set(kwargs) - (set(styles) - set(SOURCES)))
+    unread = sorted(set(kwargs) - set(styles))
     if unread:
         raise SourceError(
-            f"arguments are given for {unread[0]!r}, which is no style of this collection named "
-            "by import path; remove them or add the style"
+            f"arguments are given for {unread[0]!r}, which is no style of this collection; remove "
+            "them or add the style"
         )
     sources = {}
     for style in styles:
         record = SOURCES.get(style) or SourceRecord(style, uses_split=True)  # it may
         settings = dict(kwargs.get(style, {}))
+        if settings and record.section:
+            raise SourceError(
+                f"style {style!r} takes no kwargs; set its section {record.section!r} instead"
+            )
         if record.section:
             settings["config"] = sections[record.section]
         function = _imported(record.target)
+        _check_arguments(style, function, settings)
         sources[style] = Source(function, settings, record.streams_per_job, record.uses_split)
     return sources
+
+
+def _check_arguments(style: str, function: Any, settings: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(function).bind(None, **settings)
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"style {style!r} must be a function of a job and of its arguments "
+            f"{sorted(settings)}: {error}"
+        ) from error
 
 
 def _imported(target: str) -> Any:
