@@ -27,7 +27,7 @@ from teacher.sources import SOURCES, make_sources
 
 FAMILY = DarkRoomFamily()
 GOALS = (4 * 9 + 2, 5 * 9 + 6, 7 * 9 + 2, 3 * 9 + 6, 1 * 9 + 4, 6 * 9 + 3, 2 * 9 + 2, 8 * 9 + 5)
-N_STREAMS, N_REGIONS, REGION_LEN, N_SEEDS = 64, 20, 80, 2
+N_STREAMS, N_REGIONS, REGION_LEN, N_SEEDS = 64, 20, 80, 1
 SECTIONS = {
     "source": SourceConfig(clip_range=0.2),
     "noise": NoiseConfig(),
@@ -59,9 +59,7 @@ def measured(style: str) -> tuple[float, np.ndarray]:
 def main() -> None:
     """Measure every source that fits the room and print one table."""
     torch.set_num_threads(1)
-    table = Table(
-        title="collection, relative to stable-baselines3's PPO; curve in % of the optimum"
-    )
+    table = Table(title="relative to stable-baselines3's PPO; curve in % of the optimum")
     for heading in ("style", "ratio", "steps/s", "regions 1, 3, 5, 7, ..."):
         table.add_column(heading, no_wrap=True)
     reference = None

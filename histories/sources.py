@@ -78,12 +78,14 @@ class Source:
         streams_per_job: Streams that one call should make together, as many tasks as fit into
             them; at least one.
         uses_split: Whether the histories depend on which tasks are training tasks.
+        quick: Whether it may be done before a process for it has started.
     """
 
     function: Callable[..., list[History]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     streams_per_job: int = 1
     uses_split: bool = False
+    quick: bool = False
 
     def __call__(self, job: SourceJob) -> list[History]:
         """Make the histories of a job."""

@@ -134,12 +134,12 @@ def _quick_ones_here(
 ) -> list[CollectJob]:
     """Make here what takes less time than processes take to start; return the other jobs.
 
-    Only of sources that play several tasks together: the first job of such a style tells.
+    Only of sources that are quick in principle: the first job of such a style tells.
     """
     left = []
     for _, same in itertools.groupby(jobs, key=lambda job: job.job.style):
         group = list(same)
-        if group[0].source.streams_per_job > 1:
+        if group[0].source.quick:
             first = group.pop(0)
             began = time.perf_counter()
             one_after_another([first], tell)

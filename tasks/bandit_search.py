@@ -75,7 +75,8 @@ class LeverPosterior:
 
     def possible(self, drawn: np.ndarray) -> np.ndarray:
         """Whether every drawn lever can be the paying one."""
-        return np.take_along_axis(self.levers, drawn[..., None], -1).all((1, 2))  # (n, N, 1)
+        held = np.take_along_axis(self.levers, drawn[..., None], -1)  # (n, N, 1)
+        return np.asarray(held.all((1, 2)))
 
     def actions(
         self, drawn: np.ndarray, observations: np.ndarray, rng: np.random.Generator

@@ -56,6 +56,7 @@ def play(job: SourceJob, actor: Actor, settings: Mapping[str, Any]) -> list[Hist
     for time in range(job.n_transitions):
         actions = actor.act(observations)
         next_observations, rewards, terminated, truncated, infos = env.step(actions)
+        truncated = truncated & ~terminated  # an end is of one kind
         true_next = final_observations(next_observations, infos)
         actor.observe(rewards, terminated, truncated, true_next)
         markers = counter.step(terminated | truncated)

@@ -1,10 +1,11 @@
 """PPO (Schulman et al. 2017) that learns several tasks at once, each with networks of its own.
 
-The same algorithm, networks, initial weights and settings as stable-baselines3's `MlpPolicy`, with the
-weights of K tasks stacked, so that one matrix product serves them all. Tasks share no weight, no
-gradient and no statistic. For Discrete actions.
+The same algorithm, networks and settings as stable-baselines3's `MlpPolicy`, with the weights of K
+tasks stacked, so that one matrix product serves them all. Tasks share no weight, no gradient and no
+statistic. For Discrete actions.
 """
 
+import itertools
 from dataclasses import asdict
 
 import gymnasium
@@ -83,7 +84,7 @@ class _Learner:
         paid = self._by_task(torch.from_numpy(np.asarray(rewards, dtype=np.float32)))
         if truncated.any():  # what would have followed, as far as the critic knows
             following = self._value(next_observations)
-            cut = self._by_task(torch.from_numpy(truncated & ~terminated))
+            cut = self._by_task(torch.from_numpy(truncated))
             paid = paid + self.config.gamma * following * cut
         ended = self._by_task(torch.from_numpy(terminated | truncated))
         self.steps.append((*self.acted, paid, ended))
@@ -138,7 +139,7 @@ class _Learner:
     def _tower(self, sizes: list[int], last_gain: float) -> list[Tensor]:
         """Weights `(K, in, out)` and biases `(K, 1, out)` of each layer, orthogonal at first."""
         weights = []
-        for place, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for place, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             gain = last_gain if place == len(sizes) - 2 else 2**0.5
             stacked = torch.empty(self.n_tasks, n_out, n_in)
             for own in stacked:

@@ -18,25 +18,34 @@ class SourceRecord:
         section: Of the configuration, handed over as `config`; empty for a source without one.
         streams_per_job: See `histories.sources.Source`.
         uses_split: Likewise.
+        quick: Likewise.
     """
 
     target: str
     section: str = ""
     streams_per_job: int = 1
     uses_split: bool = False
+    quick: bool = False
 
 
-FAST = 1024  # streams that cost a numpy step little more than one
+PLAYED = 1024  # streams that cost a numpy step little more than one
+LEARNED = 512  # more learners at once are no faster
 SOURCES = {
     "ppo": SourceRecord("teacher.ppo:ppo", "source"),
-    "ppo_batched": SourceRecord("teacher.ppo_batched:ppo_batched", "source", FAST),
-    "noise_expert": SourceRecord("teacher.noise_expert:noise_expert", "noise", FAST),
-    "random": SourceRecord("teacher.noise_expert:random_play", "", FAST),
+    "ppo_batched": SourceRecord("teacher.ppo_batched:ppo_batched", "source", LEARNED),
+    "noise_expert": SourceRecord("teacher.noise_expert:noise_expert", "noise", PLAYED, quick=True),
+    "random": SourceRecord("teacher.noise_expert:random_play", "", PLAYED, quick=True),
     "posterior_sampling": SourceRecord(
-        "teacher.posterior_sampling:posterior_sampling", "posterior", FAST, uses_split=True
+        "teacher.posterior_sampling:posterior_sampling",
+        "posterior",
+        PLAYED,
+        uses_split=True,
+        quick=True,
     ),
-    "ucb": SourceRecord("teacher.bandit_sources:ucb", "", FAST),
-    "thompson": SourceRecord("teacher.bandit_sources:thompson", "", FAST, uses_split=True),
+    "ucb": SourceRecord("teacher.bandit_sources:ucb", "", PLAYED, quick=True),
+    "thompson": SourceRecord(
+        "teacher.bandit_sources:thompson", "", PLAYED, uses_split=True, quick=True
+    ),
 }
 
 
@@ -72,7 +81,9 @@ def make_sources(
             settings["config"] = sections[record.section]
         function = _imported(record.target)
         _check_arguments(style, function, settings)
-        sources[style] = Source(function, settings, record.streams_per_job, record.uses_split)
+        sources[style] = Source(
+            function, settings, record.streams_per_job, record.uses_split, record.quick
+        )
     return sources
 
 

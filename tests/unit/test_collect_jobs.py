@@ -33,16 +33,16 @@ def test_processes_make_the_same_histories(tmp_path):
 
 
 def test_quick_sources_start_no_process(tmp_path):
-    source = Source(walk_and_say_where, {"folder": tmp_path}, streams_per_job=6)
+    source = Source(walk_and_say_where, {"folder": tmp_path}, streams_per_job=6, quick=True)
     collect_small(tmp_path / "it", sources={"walk": source}, run=in_processes(tmp_path))
     found = sorted(path.name for path in tmp_path.glob("[0-8]-*"))
     assert found == [f"{index}-{os.getpid()}" for index in (0, 2, 4, 6, 8)]
 
 
 @pytest.mark.slow
-def test_slow_jobs_of_sources_that_play_together_go_to_processes(tmp_path, monkeypatch):
+def test_slow_jobs_of_quick_sources_go_to_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.collect.START_SECONDS", 0.0)
-    source = Source(walk_and_say_where, {"folder": tmp_path}, streams_per_job=6)
+    source = Source(walk_and_say_where, {"folder": tmp_path}, streams_per_job=6, quick=True)
     collect_small(tmp_path / "it", sources={"walk": source}, run=in_processes(tmp_path))
     here = [path.name for path in tmp_path.glob(f"[0-8]-{os.getpid()}")]
     assert here == [f"0-{os.getpid()}"]

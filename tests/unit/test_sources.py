@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
 
 from histories.regions import MarkerRule, markers_for
 from histories.schema import FIELDS, check_history
@@ -13,6 +15,7 @@ from tasks.gymnasium_family import GymnasiumFamily
 from teacher.noise_expert import NoiseConfig, noise_expert
 from teacher.posterior_sampling import PosteriorConfig, posterior_sampling
 from teacher.ppo import SourceConfig, ppo
+from teacher.ppo_batched import _advantages, _Learner, ppo_batched
 from teacher.sources import SOURCES, make_sources
 
 SECTIONS = {
@@ -76,13 +79,62 @@ def test_episode_markers(style):
     assert expected[0, :11].tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1]
 
 
-def test_ppo_learns_a_trivial_task():
+@pytest.mark.parametrize("learn", [ppo, ppo_batched])
+def test_ppo_learns_trivial_tasks(learn):
     family = DarkRoomFamily(size=3, horizon=8)
     config = SourceConfig(learning_rate=3e-3, batch_size=160)
-    (history,) = ppo(job_of(family, (0,), 40, 12, 16), config)
-    returns = history.rewards.reshape(16, 12, 40).sum(-1).mean(0) / 5
-    assert returns[0] < 2.5
-    assert returns[-1] > 0.9 * family.optimal_return(family.tasks()[0])
+    for index, history in zip(
+        (0, 5), learn(job_of(family, (0, 5), 40, 12, 16), config), strict=True
+    ):
+        returns = history.rewards.reshape(16, 12, 40).sum(-1).mean(0) / 5
+        assert returns[0] < 3.0
+        assert returns[-1] > 0.9 * family.optimal_return(family.tasks()[index])
+
+
+def test_batched_advantages_are_those_of_the_reference():
+    config, rng = SourceConfig(), np.random.default_rng(0)
+    n_steps, n_streams = 7, 3
+    buffer = RolloutBuffer(
+        n_steps,
+        ROOM.observation_space,
+        ROOM.action_space,
+        gae_lambda=config.gae_lambda,
+        gamma=config.gamma,
+        n_envs=n_streams,
+    )
+    paid, values = rng.random((2, n_steps, n_streams)).astype(np.float32)
+    ended = rng.random((n_steps, n_streams)) < 0.3
+    last = torch.rand(n_streams)
+    buffer.rewards[:], buffer.values[:] = paid, values
+    buffer.episode_starts[1:] = ended[:-1]
+    buffer.compute_returns_and_advantage(last, ended[-1])
+    fields = [torch.tensor(each.T)[None] for each in (paid, values, ended)]  # (K, S, T)
+    found = _advantages(*fields, last[None], config)[0].T.numpy()
+    assert found == pytest.approx(buffer.advantages, abs=1e-5)
+
+
+def test_batched_tasks_share_nothing():
+    learners = []
+    for second in (1.0, 1e3):  # the second task's rewards, and with them its gradients
+        learner = _Learner(job_of(ROOM, (5, 6), 12), SECTIONS["source"])
+        learner.reset(8, seed=0)
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            learner.act(rng.integers(4, size=(8, 2)))
+            rewards = rng.random(8) * np.repeat([1.0, second], 4)
+            following = rng.integers(4, size=(8, 2))
+            learner.observe(rewards, np.zeros(8, bool), rng.random(8) < 0.2, following)
+        learners.append(learner.weights)
+    pairs = list(zip(*learners, strict=True))
+    assert all((one[0] == other[0]).all() for one, other in pairs)
+    assert all((one[1] != other[1]).any() for one, other in pairs)
+    assert not learner.steps  # it has learned
+
+
+def test_batched_ppo_is_for_discrete_actions():
+    family = GymnasiumFamily("Pendulum-v1", episode_len=15)
+    with pytest.raises(SourceError, match="needs Discrete actions"):
+        ppo_batched(job_of(family, (0,)))
 
 
 def test_noise_expert_goes_from_random_to_optimal():
@@ -117,9 +169,10 @@ def test_a_history_of_posterior_sampling_depends_on_the_training_tasks():
     assert (other.rewards.reshape(4, 36)[:, 1:5] == 1).all()  # the only goal it knows: (1, 1)
 
 
-def test_ppo_on_a_library_environment_tells_ends_apart():
+@pytest.mark.parametrize("learn", [ppo, ppo_batched])
+def test_ppo_on_a_library_environment_tells_ends_apart(learn):
     family = GymnasiumFamily("CartPole-v1", episode_len=15)
-    (history,) = ppo(job_of(family, (0,), 40, 2), SECTIONS["source"])
+    (history,) = learn(job_of(family, (0,), 40, 2), SECTIONS["source"])
     check_history(history, family.observation_space, family.action_space)
     assert history.terminated.any()
     assert history.truncated.any()
@@ -143,7 +196,7 @@ def test_a_source_of_a_users_own_is_named_by_import_path():
 @pytest.mark.parametrize(
     ("style", "kwargs", "message"),
     [
-        ("pppo", {}, "known: ppo, noise_expert"),
+        ("pppo", {}, "known: ppo, ppo_batched, noise_expert"),
         ("nowhere:source", {}, "PYTHONPATH"),
         ("test_sources:absent", {}, "cannot be imported"),
         ("ppo", {"random": {}}, "no style of this collection"),
