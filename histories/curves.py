@@ -82,8 +82,11 @@ def learning_curves(reader: HistoriesReader) -> Iterator[Curve]:
         labels = zip(arrays["style"].tolist(), arrays["source_seed"].tolist(), strict=True)
         for style, seed in dict.fromkeys(labels):
             rows = (arrays["style"] == style) & (arrays["source_seed"] == seed)
+            recorded = np.s_[: arrays["n_transitions"][rows].max()]  # one history: all as long
             returns = region_returns(
-                arrays["rewards"][rows], ended[rows], arrays["compress_markers"][rows]
+                arrays["rewards"][rows, recorded],
+                ended[rows, recorded],
+                arrays["compress_markers"][rows, recorded],
             )
             name = reader.task(index).name
             yield Curve(index, name, part, style, seed, returns, *reader.references(index))

@@ -1,0 +1,77 @@
+"""Histories of whoever acts: the streams of all tasks of a job are played together."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from histories.regions import RegionCounter
+from histories.schema import FIELDS, History, field_dtypes, field_shapes
+from histories.sources import SourceJob
+from tasks.vector import final_observations
+
+
+class Actor(Protocol):
+    """Acts in n streams at once, as a policy of `ad.policy` does."""
+
+    def reset(self, n: int, seed: int) -> None:
+        """Begin n streams with nothing known."""
+        ...
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """One action per stream."""
+        ...
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        """Take in what the actions led to."""
+        ...
+
+
+def play(job: SourceJob, actor: Actor, settings: Mapping[str, Any]) -> list[History]:
+    """Let `actor` act in `n_streams` streams of every task, in the order of `job.tasks`.
+
+    Args:
+        job: What to make.
+        actor: Who acts; it is reset with the job's seed.
+        settings: Of the actor, JSON values, kept with each history.
+
+    Returns:
+        One history per task.
+    """
+    streams = [task for task in job.tasks for _ in range(job.n_streams)]
+    env = job.family.make_vector_env(streams)
+    counter = RegionCounter(len(streams), job.marker_rule)
+    spaces = (job.family.observation_space, job.family.action_space)
+    dtypes, shapes = field_dtypes(*spaces), field_shapes(*spaces)
+    size = (job.n_transitions, len(streams))  # time first: a step is written in one piece
+    arrays = {name: np.empty(size + shapes[name], dtypes[name]) for name in FIELDS}
+    observations, _ = env.reset(seed=job.seed)
+    actor.reset(len(streams), job.seed)
+    for time in range(job.n_transitions):
+        actions = actor.act(observations)
+        next_observations, rewards, terminated, truncated, infos = env.step(actions)
+        truncated = truncated & ~terminated  # an end is of one kind
+        true_next = final_observations(next_observations, infos)
+        actor.observe(rewards, terminated, truncated, true_next)
+        markers = counter.step(terminated | truncated)
+        values = (observations, actions, rewards, true_next, terminated, truncated, markers)
+        for name, value in zip(FIELDS, values, strict=True):
+            arrays[name][time] = value
+        observations = next_observations
+    env.close()
+    labels = {"style": job.style, "source_seed": job.source_seed, "settings": dict(settings)}
+    histories = []
+    for first in range(0, len(streams), job.n_streams):
+        rows = slice(first, first + job.n_streams)
+        own = {
+            name: np.ascontiguousarray(array[:, rows].swapaxes(0, 1))  # (T, S) -> (S, T)
+            for name, array in arrays.items()
+        }
+        histories.append(History(**own, **labels))
+    return histories
