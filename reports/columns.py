@@ -1,169 +1,33 @@
-"""Every column of every table: one record each, and the tables it stands in.
+"""Every column of the tables of methods: one record each, and the tables it stands in.
 
 The CSV files, the tables of the terminal, of Markdown, LaTeX and the page, the axes of figures and
-the list in docs/reports.md (`python -m reports.columns` writes it) are made from these records. To
-add a column, add a record here.
+the list in docs/reports.md (`reports.column_list`) are made from these records. To add a column,
+add a record here; what it measures stands in `reports.measures`.
 """
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from reports import measures, statistics
-from reports.measures import FIRST_EPISODES, SOLVED_THRESHOLD
-from reports.scores import MethodScores
-from reports.statistics import Interval
-
-Subject = TypeVar("Subject")
-Value = float | str | Interval | None
-
-HEADLINE, SEARCH, STATISTICS, DETAILS = "headline", "search", "statistics", "details"
-DIFFERENCES, TERMINAL, SWEEP = "differences", "terminal", "sweep"
-TABLES = {
-    HEADLINE: "Results",
-    SEARCH: "Search and borders",
-    STATISTICS: "Statistics",
-    DETAILS: "Details",
-}
-"""The tables of methods that a report prints, by name, in order."""
-
-
-@dataclass(frozen=True)
-class Column(Generic[Subject]):
-    """One column.
-
-    Attributes:
-        name: in CSV files.
-        title: its heading.
-        description: what its numbers mean.
-        compute: from what a row is about to its value; nan and None are not known.
-        tables: where it is shown; table.csv has every column but those of intervals.
-        decimals: shown; None for counts, which are whole.
-        short: heading where room is short; the title if empty.
-        axis: how a figure's axis calls it; the title if empty.
-    """
-
-    name: str
-    title: str
-    description: str
-    compute: Callable[[Subject], Any]
-    tables: tuple[str, ...] = ()
-    decimals: int | None = 3
-    short: str = ""
-    axis: str = ""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What a row of methods is about.
-
-    Attributes:
-        method: the row's.
-        methods: all of the comparison, itself among them.
-        solved_threshold: normalised final return from which a task counts as solved.
-    """
-
-    method: MethodScores
-    methods: Sequence[MethodScores]
-    solved_threshold: float = SOLVED_THRESHOLD
-
-    @cached_property
-    def interval(self) -> Interval:
-        """Of the mean, over training seeds."""
-        return statistics.seed_interval(self.method.replicated(self.method.seed_scores))
-
-    @cached_property
-    def border(self) -> measures.Border | None:
-        """Return at the border."""
-        return measures.border(self.method)
-
-    @cached_property
-    def gap(self) -> measures.Gap:
-        """Gap recovered."""
-        return measures.gap_recovered(self.method, self.methods)
-
-    @cached_property
-    def episodes_to_level(self) -> float:
-        """Median over training seeds, never being later than any episode."""
-        return float(np.median(measures.episodes_to_level(self.method)))
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What a row of differences is about: both sets of scores are of the same seeds and tasks.
-
-    Attributes:
-        seeds: training seeds that both have.
-        scores: `(S, T')` of the method.
-        reference: `(S, T')` of the method it is set against.
-        reference_label: its label.
-    """
-
-    seeds: tuple[int, ...]
-    scores: statistics.Floats
-    reference: statistics.Floats
-    reference_label: str
-
-    @property
-    def by_seed(self) -> statistics.Floats:
-        """`(S,)` mean difference."""
-        return (self.scores - self.reference).mean(axis=1)
-
-    @cached_property
-    def interval(self) -> Interval:
-        """Of the mean difference, over training seeds."""
-        return statistics.seed_interval(self.by_seed)
-
-
-def _normalized(compute: Callable[[Compared], Any]) -> Callable[[Compared], Any]:
-    """Not known where returns cannot be normalised."""
-    return lambda row: compute(row) if row.method.has_reference.any() else None
-
-
-def _measured(key: str) -> Callable[[Compared], Value]:
-    """Mean over training seeds of a number of metrics.json, whole where all are the same."""
-
-    def mean(row: Compared) -> Value:
-        known = [n for result in row.method.results if (n := result.number(key)) is not None]
-        if not known:
-            return None
-        return known[0] if len(set(known)) == 1 else float(np.mean(known))
-
-    return mean
-
-
-def _copied(
-    name: str,
-    title: str,
-    description: str,
-    tables: tuple[str, ...],
-    decimals: int | None = 3,
-    short: str = "",
-    axis: str = "",
-) -> Column[Compared]:
-    return Column(name, title, description, _measured(name), tables, decimals, short, axis)
-
-
-def _at_border(compute: Callable[[measures.Border], Any]) -> Callable[[Compared], Any]:
-    return _normalized(lambda row: None if row.border is None else compute(row.border).mean())
-
-
-def seed_values(seeds: Sequence[int], values: Sequence[float], decimals: int = 3) -> str:
-    """Values by training seed in one cell: "0: 0.971, 1: 0.962"."""
-    return ", ".join(
-        f"{seed}: {round(float(value), decimals) + 0.0:.{decimals}f}"
-        for seed, value in zip(seeds, values, strict=True)
-    )
+from reports.column import (
+    DETAILS,
+    HEADLINE,
+    SEARCH,
+    STATISTICS,
+    SWEEP,
+    TERMINAL,
+    Column,
+    Compared,
+    at_border,
+    copied,
+    normalized,
+    seed_values,
+)
+from reports.measures import FIRST_EPISODES
 
 
 def _mean_by_seed(row: Compared) -> str | None:
     method = row.method
-    shown = None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores)
-    return shown
+    return None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores)
 
 
 def _raw_final(row: Compared) -> float:
@@ -175,20 +39,13 @@ def _lost(row: Compared) -> float:
     return float(statistics.final_minus_best(row.method.curves, final_episodes=final).mean())
 
 
-INTERVAL = (
+INTERVAL_MEANING = (
     "95 % interval of the mean over training seeds: Student's t-interval of the seeds' means, from "
     f"{statistics.BOOTSTRAP_SEEDS} seeds on the percentile bootstrap of whole seeds; none with one"
 )
 
 COLUMNS: tuple[Column[Compared], ...] = (
-    Column(
-        "n_latents",
-        "m",
-        "latent tokens a region is compressed to",
-        _measured("n_latents"),
-        (HEADLINE,),
-        None,
-    ),
+    copied("n_latents", "m", "latent tokens a region is compressed to", (HEADLINE,), None),
     Column(
         "seeds",
         "Seeds",
@@ -202,7 +59,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "mean",
         "Mean",
         "mean over training seeds and tasks of the normalised final return, 0 random, 1 optimal",
-        _normalized(lambda row: row.method.scores.mean()),
+        normalized(lambda row: row.method.scores.mean()),
         (HEADLINE, STATISTICS, TERMINAL, SWEEP),
         3,
         "mean",
@@ -211,8 +68,8 @@ COLUMNS: tuple[Column[Compared], ...] = (
     Column(
         "interval",
         "95 % interval",
-        INTERVAL,
-        _normalized(lambda row: row.interval),
+        INTERVAL_MEANING,
+        normalized(lambda row: row.interval),
         (HEADLINE, STATISTICS, TERMINAL, SWEEP),
         2,
         "95 %\ninterval",
@@ -221,19 +78,19 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "interval_low",
         "Interval from",
         "lower bound of that interval",
-        _normalized(lambda row: row.interval.low),
+        normalized(lambda row: row.interval.low),
     ),
     Column(
         "interval_high",
         "Interval to",
         "upper bound of that interval",
-        _normalized(lambda row: row.interval.high),
+        normalized(lambda row: row.interval.high),
     ),
     Column(
         "interval_kind",
         "Interval is",
         "what that interval is: t or bootstrap",
-        _normalized(lambda row: row.interval.kind or None),
+        normalized(lambda row: row.interval.kind or None),
         (STATISTICS,),
     ),
     Column(
@@ -241,14 +98,14 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "IQM",
         "interquartile mean of the same returns; it leaves out the quarter of seeds and tasks that "
         "do worst",
-        _normalized(lambda row: statistics.iqm(row.method.scores)),
+        normalized(lambda row: statistics.iqm(row.method.scores)),
         (HEADLINE, STATISTICS, TERMINAL, SWEEP),
     ),
     Column(
         "tasks_solved",
         "Solved",
         "share of (training seed, task) with a normalised final return of the threshold or more",
-        _normalized(lambda row: (row.method.scores >= row.solved_threshold).mean()),
+        normalized(lambda row: (row.method.scores >= row.solved_threshold).mean()),
         (HEADLINE, TERMINAL, SWEEP),
         2,
         "solved",
@@ -257,7 +114,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "worst_task",
         "Worst task",
         "lowest normalised final return of a task, each task's being the mean over training seeds",
-        _normalized(lambda row: measures.worst_task(row.method)[1]),
+        normalized(lambda row: measures.worst_task(row.method)[1]),
         (HEADLINE, TERMINAL, SWEEP),
         2,
         "worst\ntask",
@@ -266,7 +123,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "worst_task_name",
         "Worst task is",
         "which task that is",
-        _normalized(lambda row: measures.worst_task(row.method)[0]),
+        normalized(lambda row: measures.worst_task(row.method)[0]),
         (STATISTICS,),
     ),
     Column(
@@ -274,7 +131,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "Gap rec.",
         "(method - none) / (teacher - none) of mean normalised final returns, over the training "
         f"seeds all three have; a dash where the two lie less than {measures.MIN_GAP:g} apart",
-        _normalized(lambda row: row.gap.share),
+        normalized(lambda row: row.gap.share),
         (HEADLINE, TERMINAL, SWEEP),
         2,
         "gap\nrec.",
@@ -284,10 +141,10 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "gap_by_seed",
         "Gap rec. by seed",
         "gap recovered of each of these training seeds",
-        _normalized(lambda row: seed_values(list(row.gap.by_seed), list(row.gap.by_seed.values()))),
+        normalized(lambda row: seed_values(list(row.gap.by_seed), list(row.gap.by_seed.values()))),
         (STATISTICS,),
     ),
-    _copied(
+    copied(
         "context_tokens",
         "Context tokens",
         "tokens an action attends to at most",
@@ -295,8 +152,8 @@ COLUMNS: tuple[Column[Compared], ...] = (
         None,
         "ctx\ntokens",
     ),
-    _copied("compression_ratio", "Ratio", "tokens of a region per latent", (HEADLINE,), 1),
-    _copied(
+    copied("compression_ratio", "Ratio", "tokens of a region per latent", (HEADLINE,), 1),
+    copied(
         "context_bytes",
         "Context bytes",
         "bytes of context state of one stream",
@@ -305,7 +162,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "ctx\nbytes",
         "context state of one stream, KB",
     ),
-    _copied("ms_per_action", "ms / action", "milliseconds per action", (HEADLINE,), 2, "ms /\nact"),
+    copied("ms_per_action", "ms / action", "milliseconds per action", (HEADLINE,), 2, "ms /\nact"),
     Column(
         "episodes_to_0.9",
         "Episodes to 0.9",
@@ -313,7 +170,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "least 0.9 and stays there on average over the five episodes that begin with it; median "
         "over training seeds, a seed that never gets there counting as later than all (empty in "
         "CSV files)",
-        _normalized(lambda row: row.episodes_to_level),
+        normalized(lambda row: row.episodes_to_level),
         (HEADLINE, SEARCH, TERMINAL, SWEEP),
         1,
         "to\n0.9",
@@ -322,7 +179,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "never_to_0.9",
         "Never to 0.9",
         "1 where that median is never, else 0",
-        _normalized(lambda row: float(np.isinf(row.episodes_to_level))),
+        normalized(lambda row: float(np.isinf(row.episodes_to_level))),
         (),
         None,
     ),
@@ -331,7 +188,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "Tasks to 0.9",
         "share of (training seed, task) whose own return, averaged over streams, gets to 0.9 in "
         "the same sense",
-        _normalized(lambda row: measures.tasks_to_level(row.method)),
+        normalized(lambda row: measures.tasks_to_level(row.method)),
         (SEARCH,),
         2,
     ),
@@ -339,7 +196,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "return_first_10",
         "First 10",
         f"mean normalised return of the first {FIRST_EPISODES} episodes",
-        _normalized(lambda row: measures.first_return(row.method)),
+        normalized(lambda row: measures.first_return(row.method)),
         (SEARCH,),
     ),
     *(
@@ -348,7 +205,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
             f"Found by {episode}",
             f"share of streams with a normalised return above {measures.FOUND_THRESHOLD:g} in one "
             f"of the first {episode} episodes",
-            _normalized(lambda row, episode=episode: measures.found_by(row.method, episode)),
+            normalized(lambda row, episode=episode: measures.found_by(row.method, episode)),
             (SEARCH,),
             2,
         )
@@ -368,21 +225,21 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "mean normalised return of the first episode to begin in each region, among the second "
         "half of the episodes (and at least the final ones): only this one has nothing but the "
         "context to tell the task by",
-        _at_border(lambda border: border.after),
+        at_border(lambda border: border.after),
         (SEARCH,),
     ),
     Column(
         "return_inside",
         "Inside",
         "mean normalised return of the other episodes of that half",
-        _at_border(lambda border: border.inside),
+        at_border(lambda border: border.inside),
         (SEARCH,),
     ),
     Column(
         "border_loss",
         "Border loss",
         "return inside minus return after the border",
-        _at_border(lambda border: border.loss),
+        at_border(lambda border: border.loss),
         (HEADLINE, SEARCH),
     ),
     Column(
@@ -390,35 +247,35 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "Goals found",
         "share of streams of which at least half the final episodes have a normalised return above "
         f"{measures.FOUND_THRESHOLD:g}",
-        _normalized(lambda row: measures.found_at_last(row.method)[0]),
+        normalized(lambda row: measures.found_at_last(row.method)[0]),
         (SEARCH,),
     ),
     Column(
         "return_once_found",
         "Once found",
         "mean normalised final return of these streams",
-        _normalized(lambda row: measures.found_at_last(row.method)[1]),
+        normalized(lambda row: measures.found_at_last(row.method)[1]),
         (SEARCH,),
     ),
     Column(
         "mean_by_seed",
         "Mean by seed",
         "mean normalised final return of each training seed",
-        _normalized(_mean_by_seed),
+        normalized(_mean_by_seed),
         (STATISTICS,),
     ),
     Column(
         "median",
         "Median",
         "median over training seeds and tasks of the normalised final return",
-        _normalized(lambda row: np.median(row.method.scores)),
+        normalized(lambda row: np.median(row.method.scores)),
         (STATISTICS,),
     ),
     Column(
         "optimality_gap",
         "Optimality gap",
         "mean of how far normalised final returns stay below 1, those above it counting as 1",
-        _normalized(lambda row: statistics.optimality_gap(row.method.scores)),
+        normalized(lambda row: statistics.optimality_gap(row.method.scores)),
         (STATISTICS,),
     ),
     Column(
@@ -444,40 +301,38 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "Final − best",
         "mean over training seeds and tasks of the normalised final return minus the best running "
         "mean of as many episodes",
-        _normalized(_lost),
+        normalized(_lost),
         (STATISTICS,),
     ),
-    _copied(
+    copied(
         "action_accuracy_recorded",
         "Acc. recorded",
         "accuracy against the recorded action",
         (DETAILS,),
     ),
-    _copied(
+    copied(
         "action_accuracy_optimal",
         "Acc. optimal",
         "share of actions in the final episodes that the family's expert might take",
         (DETAILS,),
     ),
-    _copied(
+    copied(
         "teacher_kl",
         "Teacher KL",
         "KL divergence from the teacher's action distribution, nats",
         (DETAILS,),
     ),
-    _copied(
-        "memory_regions", "Regions", "previous regions the context speaks of", (DETAILS,), None
-    ),
-    _copied(
+    copied("memory_regions", "Regions", "previous regions the context speaks of", (DETAILS,), None),
+    copied(
         "reconstruction_accuracy",
         "Rec. acc.",
-        "share of a region's observations, actions and next observations read back from its latents",
+        "share of a region's fields read back from its latents",
         (DETAILS, SWEEP),
         2,
         "rec.\nacc.",
         "reconstruction\naccuracy",
     ),
-    _copied(
+    copied(
         "latent_bits",
         "Latent bits",
         "bits one region is kept in",
@@ -486,18 +341,18 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "latent\nbits",
         "bits one region is kept in",
     ),
-    _copied("train_updates", "Updates", "optimiser updates", (DETAILS,), None),
-    _copied("train_seconds", "Train s", "seconds of training", (DETAILS,), 0),
-    _copied("train_targets_per_s", "Targets / s", "training targets per second", (DETAILS,), 0),
-    _copied("train_peak_mb", "Peak MB", "peak memory of training, MB", (DETAILS,), 0),
-    _copied(
+    copied("train_updates", "Updates", "optimiser updates", (DETAILS,), None),
+    copied("train_seconds", "Train s", "seconds of training", (DETAILS,), 0),
+    copied("train_targets_per_s", "Targets / s", "training targets per second", (DETAILS,), 0),
+    copied("train_peak_mb", "Peak MB", "peak memory of training, MB", (DETAILS,), 0),
+    copied(
         "n_parameters_acting",
         "Parameters acting",
         "parameters that take part when it acts",
         (DETAILS,),
         None,
     ),
-    _copied(
+    copied(
         "n_parameters",
         "Parameters",
         "parameters, those only training needs among them",
@@ -506,110 +361,14 @@ COLUMNS: tuple[Column[Compared], ...] = (
     ),
 )
 
-DIFFERENCE_COLUMNS: tuple[Column[Pair], ...] = (
-    Column("reference", "Reference", "what is subtracted", lambda pair: pair.reference_label),
-    Column(
-        "seeds",
-        "Common seeds",
-        "training seeds that both have",
-        lambda pair: len(pair.seeds),
-        (DIFFERENCES,),
-        None,
-    ),
-    Column(
-        "mean_difference",
-        "Difference",
-        "mean difference of the normalised final returns, paired by training seed and task",
-        lambda pair: pair.by_seed.mean(),
-        (DIFFERENCES,),
-    ),
-    Column(
-        "interval",
-        "95 % interval",
-        "interval of that mean, as in the table of results",
-        lambda pair: pair.interval,
-        (DIFFERENCES,),
-        2,
-    ),
-    Column("interval_low", "Interval from", "its lower bound", lambda pair: pair.interval.low),
-    Column("interval_high", "Interval to", "its upper bound", lambda pair: pair.interval.high),
-    Column(
-        "interval_kind",
-        "Interval is",
-        "t or bootstrap",
-        lambda pair: pair.interval.kind or None,
-        (DIFFERENCES,),
-    ),
-    Column(
-        "difference_by_seed",
-        "By seed",
-        "mean difference of each training seed",
-        lambda pair: seed_values(pair.seeds, pair.by_seed.tolist()),
-        (DIFFERENCES,),
-    ),
-    Column(
-        "probability_of_improvement",
-        "P(improvement)",
-        "probability that a training seed of the method does better on a task than one of the "
-        "reference, a tie counting half",
-        lambda pair: statistics.probability_of_improvement(pair.scores, pair.reference),
-        (DIFFERENCES,),
-    ),
-)
-
 BY_NAME = {column.name: column for column in COLUMNS}
-
-
-def shown_in(table: str) -> tuple[Column[Any], ...]:
-    """The columns of a table, in order."""
-    every: tuple[Column[Any], ...] = (*COLUMNS, *DIFFERENCE_COLUMNS)
-    return tuple(column for column in every if table in column.tables)
 
 
 def axis_title(name: str) -> str:
     """What the axis of a figure that shows this column is called."""
-    column = BY_NAME[name]
-    return column.axis or column.title
+    return BY_NAME[name].axis or BY_NAME[name].title
 
 
-BEGIN, END = "<!-- columns: made by python -m reports.columns -->", "<!-- end of columns -->"
-
-
-def documentation() -> str:
-    """The list of columns as Markdown tables."""
-    parts = []
-    named = [*TABLES.items(), ("", "In table.csv only")]
-    listed: set[str] = set()
-    for table, heading in named:
-        new = [
-            column
-            for column in COLUMNS
-            if column.name not in listed and (table in column.tables if table else True)
-        ]
-        listed |= {column.name for column in new}
-        parts.append(_doc_table(heading, new))
-    parts.append(_doc_table("Differences", DIFFERENCE_COLUMNS))
-    return "\n\n".join(parts)
-
-
-def _doc_table(heading: str, columns: Sequence[Column[Any]]) -> str:
-    rows = [f"| {c.title} | `{c.name}` | {c.description} |" for c in columns]
-    return "\n".join(
-        [f"**{heading}**", "", "| column | in CSV | meaning |", "|---|---|---|", *rows]
-    )
-
-
-def documented(text: str) -> str:
-    """A page with the list between its two marks made anew."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{documentation()}\n\n{END}{rest.split(END)[1]}"
-
-
-def main() -> None:
-    """Write the list of columns into docs/reports.md."""
-    page = Path(__file__).parents[1] / "docs" / "reports.md"
-    page.write_text(documented(page.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def shown_in(table: str) -> tuple[Column[Compared], ...]:
+    """The columns of a table of methods, in order."""
+    return tuple(column for column in COLUMNS if table in column.tables)

@@ -64,3 +64,18 @@ def parse_record(entry: Mapping[str, Any]) -> MethodRecord:
 def unknown_record(name: str) -> MethodRecord:
     """A record for a method of which only the name is known, behind those that are."""
     return MethodRecord(name, name.replace("_", " "), BASELINE, 1_000)
+
+
+def is_point(label: str) -> bool:
+    """Whether a label is that of a point of a sweep, `student@m = 8`, and not of a run."""
+    return " = " in label.partition("@")[2]
+
+
+def title_of(label: str, record: MethodRecord) -> str:
+    """What figures and tables call a label; "m = 8" for the student of a sweep's point."""
+    where = label.partition("@")[2]
+    if not where:
+        return record.title
+    if not is_point(label):
+        return f"{record.title}@{where}"
+    return where if record.group == STUDENT else f"{record.title}, {where}"

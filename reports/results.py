@@ -10,11 +10,6 @@ from pathlib import Path
 from reports.result_files import EvaluationResult, ResultsError, load_run
 
 
-def is_point(label: str) -> bool:
-    """Whether a label is that of a point of a sweep, `student@m = 8`, and not of a run."""
-    return " = " in label.partition("@")[2]
-
-
 def load_results(
     run_dirs: Iterable[str | Path],
     seeds: Iterable[int] | None = None,

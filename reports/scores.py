@@ -22,9 +22,11 @@ from reports.records import (
     STUDENT,
     TEACHER,
     MethodRecord,
+    is_point,
+    title_of,
 )
 from reports.result_files import EvaluationResult
-from reports.results import group_by_label, is_point
+from reports.results import group_by_label
 
 Floats = NDArray[np.float64]
 
@@ -64,11 +66,8 @@ class MethodScores:
 
     @property
     def title(self) -> str:
-        """What figures and tables call it; "m = 8" for the student of a sweep's point."""
-        where = self.label.partition("@")[2]
-        if not self.is_point:
-            return f"{self.record.title}@{where}" if where else self.record.title
-        return where if self.record.group == STUDENT else f"{self.record.title}, {where}"
+        """What figures and tables call it."""
+        return title_of(self.label, self.record)
 
     @property
     def is_point(self) -> bool:
@@ -82,7 +81,7 @@ class MethodScores:
 
     @property
     def section(self) -> int:
-        """The section of a table it stands in; a rule divides them, points after what they share."""
+        """The section of a table it stands in; a rule divides them."""
         return section(self.results[0])
 
     @property
