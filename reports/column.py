@@ -57,12 +57,16 @@ class Column(Generic[Subject]):
         return self.name != INTERVAL
 
 
+def number(value: float, decimals: int) -> str:
+    """A number as tables show it."""
+    # Rounded first, so that no -0.00 is printed; a true minus sign is as wide as a digit.
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
+
+
 def seed_values(seeds: Sequence[int], values: Sequence[float], decimals: int = 3) -> str:
     """Values by training seed in one cell: "0: 0.971, 1: 0.962"."""
-    return ", ".join(
-        f"{seed}: {round(float(value), decimals) + 0.0:.{decimals}f}"
-        for seed, value in zip(seeds, values, strict=True)
-    )
+    pairs = zip(seeds, values, strict=True)
+    return ", ".join(f"{seed}: {number(value, decimals)}" for seed, value in pairs)
 
 
 @dataclass(frozen=True)

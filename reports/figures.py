@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from reports import statistics, style
 from reports.border_figure import draw_borders
+from reports.column import number
 from reports.curves import draw_learning_curves, return_name
 from reports.files import write_csv
 from reports.gap import draw_gap
@@ -34,7 +35,6 @@ from reports.records import (
 from reports.scores import MethodScores, is_normalized
 from reports.source_curves import SourceCurves
 from reports.statistics import Interval
-from reports.tables import number
 
 Floats = NDArray[np.float64]
 

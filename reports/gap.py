@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from reports import style
+from reports.column import number
 from reports.columns import axis_title
 from reports.files import write_csv
 from reports.measures import gap_recovered
 from reports.records import NO_CONTEXT, TEACHER
 from reports.scores import MethodScores
-from reports.tables import number
 
 NAME = "gap"
 MARGIN = 0.06  # of the range, on either side

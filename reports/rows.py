@@ -10,6 +10,7 @@ from reports.column import Column, Value
 from reports.columns import COLUMNS, Compared
 from reports.measures import SOLVED_THRESHOLD
 from reports.scores import MethodScores
+from reports.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def make_row(method: MethodScores, subject: Any, columns: Sequence[Column[Any]])
 
 def _value(value: Any) -> Value:
     """A Python value; None for nan and empty text."""
-    if value is None or isinstance(value, str | tuple):
+    if value is None or isinstance(value, str | Interval):
         return value or None
     number = value if isinstance(value, int) else float(value)
     return None if np.isnan(number) else number

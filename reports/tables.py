@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.column import HEADLINE, SWEEP, TERMINAL, Column
+from reports.column import HEADLINE, SWEEP, TERMINAL, Column, number
 from reports.columns import BY_NAME, shown_in
 from reports.files import write_csv
 from reports.rows import Row
@@ -51,12 +51,6 @@ def cell(row: Row, column: Column[Any], *, short: bool = False) -> str:
     if short and value >= THOUSANDS_FROM:
         return f"{value / 1000:,.0f}k"
     return number(value, 0 if float(value).is_integer() else 1)
-
-
-def number(value: float, decimals: int) -> str:
-    """A number as tables show it."""
-    # Rounded first, so that no -0.00 is printed; a true minus sign is as wide as a digit.
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
 
 
 def table_columns(rows: Sequence[Row], table: str) -> list[Column[Any]]:

@@ -7,10 +7,6 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import pytest
-from reports_data import METHODS, REGION_LEN, task_entries, write_method, write_run
-from rich.console import Console
-
-from reports import cost, curves, figures, gap, profiles, style, tables
 from reports.aggregate import (
     MethodRow,
     difference_rows,
@@ -18,6 +14,10 @@ from reports.aggregate import (
     reference_label,
     stack_methods,
 )
+from reports_data import METHODS, REGION_LEN, task_entries, write_method, write_run
+from rich.console import Console
+
+from reports import cost, curves, figures, gap, profiles, style, tables
 from reports.comparison import write_comparison
 from reports.results import ResultsError, load_results, load_source_curves
 from reports.statistics import Bootstrap

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from reports_data import task_entries, write_method, write_run, write_source_curves
-
-from base.errors import UserError
 from reports.aggregate import (
     difference_rows,
     gap_recovered_by_seed,
     method_rows,
     stack_methods,
 )
+from reports_data import task_entries, write_method, write_run, write_source_curves
+
+from base.errors import UserError
 from reports.results import METHOD_ORDER, ResultsError, load_results, load_source_curves
 
 COLUMNS = (

@@ -8,12 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
+from reports.aggregate import method_rows, stack_methods
 from reports_data import task_entries, write_method, write_run, write_sweep
 from rich.console import Console
 from test_reports_page import LOG, read_page, write_log
 
 from reports import sweep_figures
-from reports.aggregate import method_rows, stack_methods
 from reports.results import ResultsError
 from reports.statistics import Bootstrap
 from reports.style import title
