@@ -27,7 +27,7 @@ from reports.measures import FIRST_EPISODES
 
 def _mean_by_seed(row: Compared) -> str | None:
     method = row.method
-    return None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores)
+    return None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores.tolist())
 
 
 def _raw_final(row: Compared) -> float:
@@ -172,7 +172,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "CSV files)",
         normalized(lambda row: row.episodes_to_level),
         (HEADLINE, SEARCH, TERMINAL, SWEEP),
-        1,
+        None,
         "to\n0.9",
     ),
     Column(
