@@ -10,6 +10,7 @@ from typing import Any
 from reports import columns, differences
 from reports.column import TABLES, Column
 
+PAGE = Path(__file__).parents[1] / "docs" / "reports.md"
 BEGIN, END = "<!-- columns: made by python -m reports.column_list -->", "<!-- end of columns -->"
 
 
@@ -46,8 +47,7 @@ def documented(text: str) -> str:
 
 def main() -> None:
     """Write the list of columns into docs/reports.md."""
-    page = Path(__file__).parents[1] / "docs" / "reports.md"
-    page.write_text(documented(page.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(documented(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

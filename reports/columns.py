@@ -27,7 +27,9 @@ from reports.measures import FIRST_EPISODES
 
 def _mean_by_seed(row: Compared) -> str | None:
     method = row.method
-    return None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores.tolist())
+    return (
+        None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores.tolist())
+    )
 
 
 def _raw_final(row: Compared) -> float:
