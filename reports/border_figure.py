@@ -1,7 +1,7 @@
 """The figure of borders: what the first episode after a border loses, for every method.
 
-Left the return against in-context episode with a line at every border, right the return against the
-place of an episode within its region, from the second region on, late in the context.
+Left the return against the place of an episode within its region, from the second region on, late
+in the context; right the return against in-context episode with a line at every border.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,21 +56,21 @@ def draw_borders(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
     panels = arrange(learners)
     with style.new_figure(7.2, 2.5 * len(panels)) as figure:
         grid = figure.subplots(
-            len(panels), 2, squeeze=False, gridspec_kw={"width_ratios": [2.4, 1], "wspace": 0.75}
+            len(panels), 2, squeeze=False, gridspec_kw={"width_ratios": [1, 2.4], "wspace": 0.18}
         )
         figure.subplots_adjust(hspace=0.4)
         for (left, right), panel in zip(grid, panels, strict=True):
             left.set_title(panel.name)
-            left.set_ylim(*limits([*curves.values(), *levels]))
-            _mark_borders(left, panel.methods)
-            draw_panel(left, [curves[method.label] for method in panel.methods], levels)
-            _draw_positions(right, panel.methods, positions, looks)
             left.set_ylabel(return_name(methods))
-        grid[-1, 0].set_xlabel(
+            _draw_positions(left, panel.methods, positions, looks)
+            right.set_ylim(*limits([*curves.values(), *levels]))
+            _mark_borders(right, panel.methods)
+            draw_panel(right, [curves[method.label] for method in panel.methods], levels)
+        grid[-1, 1].set_xlabel(
             f"in-context episode; lines: borders\n{band_remark(list(curves.values()))}"
         )
         late = learners[0].episodes[..., measures.late(learners[0])].shape[-1]
-        grid[-1, 1].set_xlabel(f"episode of its region\n(of the last {late})")
+        grid[-1, 0].set_xlabel(f"episode of its region\n(of the last {late})")
         return style.save(figure, out_dir, NAME)
 
 

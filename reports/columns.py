@@ -74,7 +74,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         normalized(lambda row: row.interval),
         (HEADLINE, STATISTICS, TERMINAL, SWEEP),
         2,
-        "95 %\ninterval",
+        "95 % interval",
     ),
     Column(
         "interval_low",
@@ -159,12 +159,11 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "context_bytes",
         "Context bytes",
         "bytes of context state of one stream",
-        (HEADLINE, SWEEP),
+        (HEADLINE,),
         None,
-        "ctx\nbytes",
-        "context state of one stream, KB",
+        axis="context state of one stream, KB",
     ),
-    copied("ms_per_action", "ms / action", "milliseconds per action", (HEADLINE,), 2, "ms /\nact"),
+    copied("ms_per_action", "ms / action", "milliseconds per action", (HEADLINE,), 2),
     Column(
         "episodes_to_0.9",
         "Episodes to 0.9",
@@ -173,7 +172,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "over training seeds, a seed that never gets there counting as later than all (empty in "
         "CSV files)",
         normalized(lambda row: row.episodes_to_level),
-        (HEADLINE, SEARCH, TERMINAL, SWEEP),
+        (HEADLINE, SEARCH, TERMINAL),
         None,
         "to\n0.9",
     ),

@@ -29,10 +29,10 @@ CAPTIONS = {
     ),
     "borders": (
         "At the borders",
-        "When a region is full it is turned into context and dropped. Left: return against "
-        "episode, a thin line at every border. Right: return by the place of an episode in its "
-        "region, from the second region on, in the second half of the episodes; the first has "
-        "nothing but the context to tell the task by.",
+        "When a region is full it is turned into context and dropped. Left: return by the place of "
+        "an episode in its region, from the second region on, in the second half of the episodes; "
+        "the first has nothing but the context to tell the task by. Right: return against episode, "
+        "a thin line at every border.",
     ),
     "bars": (
         "Final return",

@@ -8,7 +8,6 @@ import shutil
 
 import numpy as np
 import pytest
-from reports.aggregate import method_rows, stack_methods
 from reports_data import task_entries, write_method, write_run, write_sweep
 from rich.console import Console
 from scipy import stats
