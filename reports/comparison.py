@@ -10,7 +10,7 @@ from reports import columns, differences, paper, tables
 from reports.cost import CostRow, draw_cost, load_cost
 from reports.figures import write_figures
 from reports.files import write_csv
-from reports.measures import SOLVED_THRESHOLD, border, episodes_to_level, gap_recovered
+from reports.measures import SOLVED_THRESHOLD
 from reports.notes import difference_notes, notes
 from reports.page import PageSection, write_page
 from reports.paper import PrintedTable
@@ -19,7 +19,6 @@ from reports.results import load_results
 from reports.rows import Row, method_rows
 from reports.scores import MethodScores, stack_methods
 from reports.source_curves import SourceCurves, load_source_curves
-from reports.statistics import iqm
 from reports.training_logs import StageLog, draw_training, load_stage_logs
 
 
@@ -159,20 +158,19 @@ def write_tables_and_figures(
 
 
 def write_by_seed(methods: Sequence[MethodScores], solved_threshold: float, path: Path) -> None:
-    """Write a row per method and training seed: what the columns of the same names are made of."""
+    """Write a row per method and training seed, every column as if there were no other seed."""
     rows = []
-    for method in methods:
-        gap, at_border = gap_recovered(method, methods).by_seed, border(method)
-        losses = [None] * len(method.seeds) if at_border is None else at_border.loss
-        arrived = episodes_to_level(method)
-        for seed, scores, loss, episode in zip(
-            method.seeds, method.scores, losses, arrived, strict=True
-        ):
-            solved = (scores >= solved_threshold).mean()
-            cells = (scores.mean(), iqm(scores), solved, scores.min(), gap.get(seed), loss, episode)
-            rows.append((method.label, seed, *cells))
-    header = ("mean", "iqm", "tasks_solved", "worst_task", "gap_recovered", "border_loss")
-    write_csv(path, ("method", "training_seed", *header, "episodes_to_0.9"), rows)
+    for seed in sorted({seed for method in methods for seed in method.seeds}):
+        of_seed = [method.of_seed(seed) for method in methods if seed in method.seeds]
+        rows += [(seed, row) for row in method_rows(of_seed, solved_threshold=solved_threshold)]
+    order = {method.label: position for position, method in enumerate(methods)}
+    rows.sort(key=lambda pair: order[pair[1].label])
+    names = [column.name for column in columns.COLUMNS if column.in_csv]
+    write_csv(
+        path,
+        ("method", "training_seed", *names),
+        ((row.label, seed, *(row[name] for name in names)) for seed, row in rows),
+    )
 
 
 def write_report_page(

@@ -160,6 +160,12 @@ class MethodScores:
         """`(S,)` mean final return of each training seed."""
         return self.scores.mean(axis=1)
 
+    def of_seed(self, seed: int) -> "MethodScores":
+        """The results of one training seed alone."""
+        return MethodScores(
+            self.label, tuple(result for result in self.results if result.training_seed == seed)
+        )
+
     def replicated(self, values: Floats) -> Floats:
         """Values by training seed `(S, ...)`; none of them for a rollout, which is no replicate."""
         return values[:0] if self.record.is_rollout else values

@@ -297,13 +297,24 @@ def test_source_curve_stands_at_the_middle_of_its_regions(run_dir, methods):
     assert curves.source_levels(methods[0], None) == []
 
 
-def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_path):
-    out = tmp_path / "new" / "comparison"
-    before = mpl.rcParams.copy()
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Rows, directory and printed table of a whole comparison."""
+    run = write_run(
+        tmp_path_factory.mktemp("whole"), seeds=(0, 1), n_evaluation_seeds=2, n_episodes=20
+    )
+    out = run / "new" / "comparison"
     console = Console(file=io.StringIO(), width=80)
-    rows = write_comparison([run_dir], out, options=ReportOptions(console=console))
+    before = mpl.rcParams.copy()
+    rows = write_comparison([run], out, options=ReportOptions(console=console))
+    assert dict(mpl.rcParams) == dict(before)
+    return rows, out, console.file.getvalue()
+
+
+def test_write_comparison_writes_everything_and_returns_the_rows(report):
+    rows, out, printed = report
     assert [row.label for row in rows] == list(METHODS)
-    assert "student" in console.file.getvalue()
+    assert "student" in printed
     names = {path.name for path in out.iterdir()}
     plots = {
         f"{name}.{suffix}"
@@ -318,7 +329,6 @@ def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_pa
         "report.html",
     }
     assert (out / "bars.pdf").read_bytes().startswith(b"%PDF")
-    assert dict(mpl.rcParams) == dict(before)
 
     assert [row["method"] for row in read_csv(out / "table.csv")] == list(METHODS)
     assert len(read_csv(out / "bars_points.csv")) == 8 * (10 * 2 + 4)
@@ -327,16 +337,15 @@ def test_write_comparison_writes_everything_and_returns_the_rows(run_dir, tmp_pa
     assert list(read_csv(out / "tasks.csv")[0]) == ["task", "student", "teacher", "none"]
 
 
-def test_every_seed_s_values_stand_in_a_file_and_make_up_the_row(run_dir, tmp_path):
-    rows = {row.label: row for row in write_comparison([run_dir], tmp_path)}
-    seeds = [line for line in read_csv(tmp_path / "by_seed.csv") if line["method"] == "student"]
+def test_every_seed_s_values_stand_in_a_file_and_make_up_the_row(report):
+    rows, out, _ = report
+    student = next(row for row in rows if row.label == "student")
+    seeds = [line for line in read_csv(out / "by_seed.csv") if line["method"] == "student"]
     assert [line["training_seed"] for line in seeds] == ["0", "1"]
     for column in ("mean", "tasks_solved", "border_loss"):
-        found = np.mean([float(line[column]) for line in seeds])
-        assert found == pytest.approx(rows["student"][column])
-    random = [line for line in read_csv(tmp_path / "by_seed.csv") if line["method"] == "random"]
-    assert random[0]["gap_recovered"] == ""
-    assert random[0]["episodes_to_0.9"] == ""
+        assert np.mean([float(line[column]) for line in seeds]) == pytest.approx(student[column])
+    random = next(line for line in read_csv(out / "by_seed.csv") if line["method"] == "random")
+    assert (random["gap_recovered"], random["episodes_to_0.9"]) == ("", "")
 
 
 def test_border_figure_marks_the_episodes_that_follow_a_border(methods, tmp_path):
