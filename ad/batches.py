@@ -8,12 +8,13 @@ the same data.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
 
 from ad.objectives import Triple
+from base.ranges import AtLeast
 from base.seeding import derive
 from nets.embeddings import Regions
 
@@ -39,13 +40,8 @@ class SamplingConfig:
         max_region: Regions of a history used as current ones, from its start; 0 uses all.
     """
 
-    history_stride: int = 8
-    max_region: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse strides below 1."""
-        if self.history_stride < 1:
-            raise ValueError(f"history_stride is {self.history_stride}, expected at least 1")
+    history_stride: Annotated[int, AtLeast(1)] = 8
+    max_region: Annotated[int, AtLeast(0)] = 0
 
 
 class TripleSource:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from base.ranges import AtLeast, Between
 from nets.attention import KeyValueCache
 from nets.transformer import Memory, Transformer
 
@@ -20,13 +22,8 @@ class DecoderConfig:
         dropout: Probability on residual branches.
     """
 
-    n_layers: int = 4
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse a decoder without blocks."""
-        if self.n_layers < 1:
-            raise ValueError(f"n_layers is {self.n_layers}, expected at least 1")
+    n_layers: Annotated[int, AtLeast(1)] = 4
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
 
 
 @dataclass

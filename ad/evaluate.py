@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ad.objectives import Triple, masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
 from ad.student import CADStudent
+from base.ranges import AtLeast
 from base.seeding import derive
 from nets.actions import ActionDistribution
 from tasks.family import FamilyError, Task, TaskFamily
@@ -36,31 +37,24 @@ class EvaluateConfig:
             evaluated in several ways.
     """
 
-    n_episodes: int = 80
-    n_seeds: int = 16
-    temperature: float = 1.0
-    final_episodes: int = 10
-    seed: int = 0
+    n_episodes: Annotated[int, AtLeast(1)] = 80
+    n_seeds: Annotated[int, AtLeast(1)] = 16
+    temperature: Annotated[float, AtLeast(0)] = 1.0
+    final_episodes: Annotated[int, AtLeast(1)] = 10
+    seed: Annotated[int, AtLeast(0)] = 0
     allow_training_tasks: bool = False
-    part: str = "test"
-    n_offline: int = 512
+    part: Literal["test", "validation", "train"] = "test"
+    n_offline: Annotated[int, AtLeast(1)] = 512
     name: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be evaluated."""
-        if self.part not in ("test", "validation", "train"):
-            raise ValueError(f"part is {self.part!r}, expected test, validation or train")
         if self.part == "train" and not self.allow_training_tasks:
             raise ValueError(
                 "part is train, but evaluating on training tasks says nothing about unseen ones; "
                 "set evaluate.allow_training_tasks=true if that is meant"
             )
-        for name in ("n_seeds", "n_offline"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}, expected 0 or more")
-        if not 1 <= self.final_episodes <= self.n_episodes:
+        if self.final_episodes > self.n_episodes:
             raise ValueError(
                 f"final_episodes is {self.final_episodes}, expected 1 ... {self.n_episodes}"
             )
@@ -77,16 +71,10 @@ class ValidationConfig:
         seed: Of environments and sampling.
     """
 
-    n_episodes: int = 40
-    n_seeds: int = 8
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse empty validations."""
-        for name in ("n_episodes", "n_seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+    n_episodes: Annotated[int, AtLeast(1)] = 40
+    n_seeds: Annotated[int, AtLeast(1)] = 8
+    temperature: Annotated[float, AtLeast(0)] = 1.0
+    seed: Annotated[int, AtLeast(0)] = 0
 
 
 @dataclass

@@ -8,11 +8,13 @@ enters as any module that maps the raw context to action parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ad.student import CADStudent
+from base.ranges import Above, AtLeast, Between
 from nets.embeddings import Regions
 
 
@@ -58,22 +60,12 @@ class LossConfig:
         label_smoothing: Of the cross-entropy.
     """
 
-    alpha: float = 1.0
-    beta: float = 0.0
-    tau: float = 1.0
-    gamma: float = 0.0
-    lambda_cap: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse weights that no loss can be made of."""
-        for name in ("alpha", "beta", "gamma", "lambda_cap"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        if self.tau <= 0:
-            raise ValueError(f"tau is {self.tau}, expected more than 0")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 ... 1")
+    alpha: Annotated[float, AtLeast(0)] = 1.0
+    beta: Annotated[float, AtLeast(0)] = 0.0
+    tau: Annotated[float, Above(0)] = 1.0
+    gamma: Annotated[float, AtLeast(0)] = 0.0
+    lambda_cap: Annotated[float, AtLeast(0)] = 0.0
+    label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

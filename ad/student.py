@@ -8,13 +8,14 @@ parameters.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
+from base.ranges import AtLeast
 from compression.compressor import CompressorConfig, build_compressor, compressor_class
 from compression.reconstruction import ReconstructionConfig, ReconstructionHead
 from nets.actions import ActionDistribution
@@ -31,12 +32,12 @@ class ModelConfig:
         n_heads: Attention heads; must divide d_model.
     """
 
-    d_model: int = 64
-    n_heads: int = 4
+    d_model: Annotated[int, AtLeast(2)] = 64
+    n_heads: Annotated[int, AtLeast(1)] = 4
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can be built with."""
-        if self.n_heads < 1 or self.d_model < 2 or self.d_model % self.n_heads or self.d_model % 2:
+        if self.d_model % self.n_heads or self.d_model % 2:
             raise ValueError(
                 f"d_model is {self.d_model} and n_heads {self.n_heads}, expected an even d_model "
                 "that is a multiple of n_heads"

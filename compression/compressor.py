@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.ranges import AtLeast, Between
 
 KINDS = {
     "query_pooling": "compression.query_pooling:QueryPooling",
@@ -43,19 +44,11 @@ class CompressorConfig:
     """
 
     kind: str = "query_pooling"
-    n_latents: int = 8
-    n_layers: int = 2
-    n_pooling_layers: int = 1
+    n_latents: Annotated[int, AtLeast(1)] = 8
+    n_layers: Annotated[int, AtLeast(0)] = 2
+    n_pooling_layers: Annotated[int, AtLeast(1)] = 1
     causal: bool = False
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers of layers that no compressor can be built with."""
-        if self.n_layers < 0 or self.n_pooling_layers < 1:
-            raise ValueError(
-                f"n_layers is {self.n_layers} and n_pooling_layers {self.n_pooling_layers}, "
-                "expected at least 0 and 1"
-            )
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
 
 
 class Compressor(nn.Module):

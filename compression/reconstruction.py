@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base.ranges import AtLeast
 from nets.embeddings import Regions
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
@@ -26,7 +28,7 @@ class ReconstructionConfig:
         n_layers: Decoder layers.
     """
 
-    n_layers: int = 1
+    n_layers: Annotated[int, AtLeast(1)] = 1
 
 
 class ReconstructionHead(nn.Module):

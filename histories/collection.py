@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.progress import (
     BarColumn,
@@ -23,8 +23,9 @@ from rich.progress import (
 )
 
 from base.errors import UserError
+from base.ranges import AtLeast, NonEmpty
 from histories.curves import CURVES_NAME, write_learning_curves
-from histories.regions import MarkerRule
+from histories.regions import MarkerRule, RuleName
 from histories.schema import SCHEMA_VERSION, check_history
 from histories.sources import Source, SourceError, SourceJob
 from histories.store import HistoryFileError, assemble, open_histories, part_fingerprint, write_part
@@ -55,16 +56,18 @@ class CollectConfig:
         n_workers: Processes on this machine; 0 for one per core.
     """
 
-    styles: tuple[str, ...] = ("ppo",)
-    source_seeds: tuple[int, ...] = (0,)
-    n_streams: int = 64
-    n_regions: int = 20
-    streams: dict[str, int] = field(default_factory=dict)
-    regions: dict[str, int] = field(default_factory=lambda: {"posterior_sampling": 8})
+    styles: Annotated[tuple[str, ...], NonEmpty()] = ("ppo",)
+    source_seeds: Annotated[tuple[Annotated[int, AtLeast(0)], ...], NonEmpty()] = (0,)
+    n_streams: Annotated[int, AtLeast(1)] = 64
+    n_regions: Annotated[int, AtLeast(1)] = 20
+    streams: dict[str, Annotated[int, AtLeast(1)]] = field(default_factory=dict)
+    regions: dict[str, Annotated[int, AtLeast(1)]] = field(
+        default_factory=lambda: {"posterior_sampling": 8}
+    )
     kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    marker_rule: str = "rollout"
-    episodes_per_region: int = 4
-    n_workers: int = 0
+    marker_rule: RuleName = "rollout"
+    episodes_per_region: Annotated[int, AtLeast(1)] = 4
+    n_workers: Annotated[int, AtLeast(0)] = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class CollectSettings(CollectConfig):
         region_len: Transitions in a region; also the source algorithm's rollout.
     """
 
-    region_len: int = 80
+    region_len: Annotated[int, AtLeast(1)] = 80
 
     def rule(self) -> MarkerRule:
         """The marker rule; raises RegionError where the settings make none."""

@@ -6,13 +6,15 @@ policies all count with `RegionCounter`, so that they cannot disagree.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from base.errors import UserError
 
 MARKER_NONE, MARKER_START, MARKER_END = 0, 1, 2
-MARKER_RULES = ("rollout", "fixed", "episode")
+RuleName = Literal["rollout", "fixed", "episode"]
+MARKER_RULES: tuple[str, ...] = get_args(RuleName)
 
 
 class RegionError(UserError):

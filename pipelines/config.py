@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.objectives import LossConfig
 from ad.student import ModelConfig
+from base.ranges import AtLeast, Between, Choices, NonEmpty
 from compression.compressor import CompressorConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from probes.probing import ProbeConfig
+from tasks.splits import NAMED_SPLITS
 from teacher.model import TeacherConfig
 from teacher.noise_expert import NoiseConfig
 from teacher.posterior_sampling import PosteriorConfig
@@ -58,16 +60,11 @@ class SplitConfig:
         n_test: Test tasks; ignored for a named split.
     """
 
-    named: str | None = None
-    seed: int = 0
-    n_validation: int = 8
-    n_test: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuse empty parts: checkpoints are chosen on one, results are of the other."""
-        for name in ("n_validation", "n_test"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+    named: Annotated[str, Choices(tuple(NAMED_SPLITS))] | None = None
+    seed: Annotated[int, AtLeast(0)] = 0
+    # no empty parts: checkpoints are chosen on one, results are of the other
+    n_validation: Annotated[int, AtLeast(1)] = 8
+    n_test: Annotated[int, AtLeast(1)] = 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class TrainTeacherConfig:
     """
 
     optim: OptimConfig = field(default_factory=OptimConfig)
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class PretrainConfig:
 
     enabled: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
-    lambda_cap: float = 0.0
+    lambda_cap: Annotated[float, AtLeast(0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class FinetuneConfig:
     enabled: bool = True
     keep_start: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
-    compressor_lr_ratio: float = 0.5
+    compressor_lr_ratio: Annotated[float, AtLeast(0)] = 0.5
     loss: LossConfig = field(default_factory=LossConfig)
 
 
@@ -143,7 +140,7 @@ class CompareConfig:
     """
 
     also: tuple[str, ...] = ()
-    solved_threshold: float = 0.8
+    solved_threshold: Annotated[float, Between(0, 1)] = 0.8
 
 
 @dataclass(frozen=True)
@@ -177,14 +174,18 @@ class RunConfig:
     """
 
     run_dir: str = ""
-    seed: int = 0
-    seeds: list[int] = field(default_factory=lambda: [0])
-    method: str = "student"
-    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    seed: Annotated[int, AtLeast(0)] = 0
+    seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty()] = field(
+        default_factory=lambda: [0]
+    )
+    method: Annotated[str, Choices(METHODS + REFERENCES)] = "student"
+    methods: list[Annotated[str, Choices(METHODS + REFERENCES)]] = field(
+        default_factory=lambda: list(METHODS)
+    )
     histories: str = ""
-    region_len: int = 80
-    n_workers: int = 0
-    threads: int = 1
+    region_len: Annotated[int, AtLeast(1)] = 80
+    n_workers: Annotated[int, AtLeast(0)] = 0
+    threads: Annotated[int, AtLeast(1)] = 1
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     family: FamilyConfig = field(default_factory=FamilyConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -208,13 +209,6 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     ship: ShipConfig = field(default_factory=ShipConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse unknown methods."""
-        for method in (self.method, *self.methods):
-            if method not in METHODS + REFERENCES:
-                known = ", ".join(METHODS + REFERENCES)
-                raise ValueError(f"method {method!r} is none of {known}")
 
 
 RUN_INDEPENDENT = (

@@ -11,11 +11,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from base.errors import UserError
+from base.ranges import AtLeast, Choices, NonEmpty
 from pipelines.config import METHODS, RunConfig
 from pipelines.plan import Stage, plan
+from training.clusters import EXECUTORS
 from training.config import load_config
 
 STAGE_MODULES = (
@@ -65,26 +67,19 @@ class SweepConfig:
     run_dir: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
-    first_stage: str = "collect"
-    seeds: list[int] = field(default_factory=lambda: [0])
-    methods: list[str] = field(default_factory=lambda: ["student"])
-    controls: list[str] = field(default_factory=lambda: ["teacher", "none"])
+    first_stage: Annotated[str, Choices(STAGE_MODULES)] = "collect"
+    seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty()] = field(
+        default_factory=lambda: [0]
+    )
+    methods: list[Annotated[str, Choices(METHODS)]] = field(default_factory=lambda: ["student"])
+    controls: list[Annotated[str, Choices(METHODS)]] = field(
+        default_factory=lambda: ["teacher", "none"]
+    )
     reuse: list[str] = field(default_factory=list)
     store: str = "runs/store"
-    executor: str = "local"
-    n_workers: int = 0
+    executor: Annotated[str, Choices(EXECUTORS)] = "local"
+    n_workers: Annotated[int, AtLeast(0)] = 0
     executor_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse what no cell can be made of."""
-        if self.first_stage not in STAGE_MODULES:
-            known = ", ".join(STAGE_MODULES)
-            raise ValueError(f"first_stage is {self.first_stage!r}, expected one of {known}")
-        if not self.seeds:
-            raise ValueError("seeds is empty, expected at least one training seed")
-        for method in (*self.methods, *self.controls):
-            if method not in METHODS:
-                raise ValueError(f"method {method!r} is none of {', '.join(METHODS)}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ad.batches import TripleSource
 from ad.student import CADStudent
+from base.ranges import AtLeast
 from nets.embeddings import Regions
 from nets.spaces import FieldSpec
 from probes.latents import chunked, latents_of
@@ -59,24 +60,14 @@ class ProbeConfig:
         seed: Of everything drawn.
     """
 
-    n_regions: int = 2000
-    n_pairs: int = 12
-    n_seeds: int = 8
-    swap_after: int = 10
-    n_regions_after: int = 4
-    n_episodes: int = 80
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse empty looks."""
-        for name in ("n_pairs", "n_seeds", "swap_after", "n_regions_after", "n_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.n_regions < 8:
-            raise ValueError(f"n_regions is {self.n_regions}, expected at least 8")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}, expected 0 or more")
+    n_regions: Annotated[int, AtLeast(8)] = 2000
+    n_pairs: Annotated[int, AtLeast(1)] = 12
+    n_seeds: Annotated[int, AtLeast(1)] = 8
+    swap_after: Annotated[int, AtLeast(1)] = 10
+    n_regions_after: Annotated[int, AtLeast(1)] = 4
+    n_episodes: Annotated[int, AtLeast(1)] = 80
+    temperature: Annotated[float, AtLeast(0)] = 1.0
+    seed: Annotated[int, AtLeast(0)] = 0
 
 
 @dataclass

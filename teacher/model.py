@@ -9,7 +9,7 @@ token-type head predicts the next token's type everywhere. L_T = CE(action) + 0.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ad.decoder import DecoderState
 from ad.objectives import Triple, masked_mean
 from ad.student import ModelConfig
+from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.embeddings import Regions, StepEncoder, TransitionEncoder
 from nets.spaces import FieldSpec
@@ -38,16 +39,10 @@ class TeacherConfig:
         token_type_weight: Weight of the token-type loss.
     """
 
-    n_layers: int = 4
-    n_context_regions: int = 1
-    dropout: float = 0.0
-    token_type_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no model can be built with."""
-        for name in ("n_layers", "n_context_regions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+    n_layers: Annotated[int, AtLeast(1)] = 4
+    n_context_regions: Annotated[int, AtLeast(1)] = 1
+    dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    token_type_weight: Annotated[float, AtLeast(0)] = 0.1
 
 
 class TeacherModelConfig(PretrainedConfig):

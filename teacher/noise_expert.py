@@ -1,9 +1,11 @@
 """Sources that need no learning: an expert whose noise is annealed, and uniformly random play."""
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 
+from base.ranges import AtLeast, Between
 from histories.schema import History
 from histories.sources import SourceJob
 from tasks.family import optimal_actions_at
@@ -23,16 +25,8 @@ class NoiseConfig:
             2006.01782). Epsilon stays the share of random steps.
     """
 
-    anneal_ratio: float = 1.0
-    max_repeat: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse noise that is none."""
-        if not 0 < self.anneal_ratio <= 1 or self.max_repeat < 1:
-            raise ValueError(
-                f"anneal_ratio is {self.anneal_ratio} and max_repeat {self.max_repeat}, expected "
-                "0 < anneal_ratio <= 1 and max_repeat of at least 1"
-            )
+    anneal_ratio: Annotated[float, Between(0, 1, low_open=True)] = 1.0
+    max_repeat: Annotated[int, AtLeast(1)] = 1
 
     def epsilons(self, n_transitions: int) -> np.ndarray:
         """Share of random steps at every transition, `(n_transitions,)`."""

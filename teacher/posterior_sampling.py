@@ -1,8 +1,9 @@
 """Posterior sampling as a source: it searches for its task, finds it, and keeps to it."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from base.ranges import AtLeast, Between
 from histories.schema import History
 from histories.sources import SourceJob
 from tasks.search import PosteriorSamplingPolicy
@@ -25,18 +26,9 @@ class PosteriorConfig:
     """
 
     tasks: Literal["train", "all"] = "train"
-    noise: float = 0.0
-    max_repeat: int = 1
-    overshoot: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share or no count."""
-        if not 0 <= self.noise < 1 or self.max_repeat < 1 or self.overshoot < 0:
-            raise ValueError(
-                f"noise is {self.noise}, max_repeat {self.max_repeat} and overshoot "
-                f"{self.overshoot}, expected 0 <= noise < 1, max_repeat of at least 1 and "
-                "overshoot of at least 0"
-            )
+    noise: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    max_repeat: Annotated[int, AtLeast(1)] = 1
+    overshoot: Annotated[int, AtLeast(0)] = 0
 
 
 def posterior_sampling(job: SourceJob, config: PosteriorConfig | None = None) -> list[History]:

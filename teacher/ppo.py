@@ -2,11 +2,13 @@
 
 import warnings
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from base.ranges import Above, AtLeast, Between
 from histories.regions import MarkerRule, RegionCounter
 from histories.schema import History
 from histories.sources import SourceJob
@@ -28,14 +30,14 @@ class SourceConfig:
         net_arch: Hidden widths of policy and value network.
     """
 
-    learning_rate: float = 6e-4
-    batch_size: int = 512
-    n_epochs: int = 10
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    ent_coef: float = 0.01
-    clip_range: float = 0.15
-    net_arch: tuple[int, ...] = (64, 64)
+    learning_rate: Annotated[float, Above(0)] = 6e-4
+    batch_size: Annotated[int, AtLeast(2)] = 512
+    n_epochs: Annotated[int, AtLeast(1)] = 10
+    gamma: Annotated[float, Between(0, 1)] = 0.99
+    gae_lambda: Annotated[float, Between(0, 1)] = 0.95
+    ent_coef: Annotated[float, AtLeast(0)] = 0.01
+    clip_range: Annotated[float, Above(0)] = 0.15
+    net_arch: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
 
 
 class HistoryLoggerCallback(BaseCallback):

@@ -28,7 +28,7 @@ from training.workers import (
     run_job,
 )
 
-__all__ = ["ClusterError", "RayPool", "SlurmPool", "make_pool"]
+__all__ = ["EXECUTORS", "ClusterError", "RayPool", "SlurmPool", "make_pool"]
 
 POLL_SECONDS = 0.5
 RESULT_SECONDS = 15.0  # what a shared file system may need to show the result of a job that ended
@@ -400,3 +400,4 @@ _POOLS: dict[str, Callable[..., JobPool]] = {
     "ray": _ray_pool,
     "slurm": _slurm_pool,
 }
+EXECUTORS = tuple(_POOLS)

@@ -11,11 +11,11 @@ the file itself, the overrides in the order given. Sections merge key by key; li
 
 import dataclasses
 import difflib
-import types
+import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union
+from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from base.errors import UserError
 from base.hashes import to_plain
+from base.ranges import describe, is_in_range, options_of, split_hint, words_of
 
 COMMAND_LINE = "command line"
 
@@ -38,16 +39,18 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
 
     Args:
         cls: a dataclass; its fields may be bool, int, float, str, `Literal`, `X | None`, lists and
-            tuples, `dict[str, ...]`, `Any` and further dataclasses.
+            tuples, `dict[str, ...]`, `Any` and further dataclasses, each with ranges of
+            `base.ranges` beside it in `Annotated`.
         path: the YAML file; its top-level key `base` may name a file to inherit from, by a path
             relative to it.
         overrides: `section.key=value`, the value written as in YAML.
 
     Returns:
-        An instance of `cls`, every value checked against its field's type.
+        An instance of `cls`, every value checked against its field's type and range.
 
     Raises:
-        ConfigError: anything missing, unknown, of the wrong type, or refused by a `__post_init__`.
+        ConfigError: anything missing, unknown, of the wrong type, out of range, or refused by a
+            `__post_init__`, which checks what concerns several fields.
     """
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -137,7 +140,7 @@ def _apply_override(cls: Any, tree: dict[str, Any], text: str, origins: dict[str
         if hint is not None and section is None and dict not in _origins_of(hint):
             where = ".".join(parts[: done + 1])
             raise ConfigError(
-                f"{COMMAND_LINE}: {key}: {where} is no section, it is {_describe(hint)}."
+                f"{COMMAND_LINE}: {key}: {where} is no section, it is {describe(hint)}."
             )
         child = node.get(part)
         node[part] = dict(child) if isinstance(child, dict) else {}
@@ -176,7 +179,7 @@ class _Builder:
         }
         for name, field in fields.items():
             if name not in values and _is_required(field):
-                allowed = _describe(hints[name])
+                allowed = describe(hints[name])
                 self._fail(_join(prefix, name), f"is missing and has no default; give {allowed}")
         try:
             return cls(**kwargs)
@@ -187,19 +190,20 @@ class _Builder:
 
     def convert(self, hint: Any, value: Any, key: str) -> Any:
         """`value` as the type `hint`, or a ConfigError that names `key`."""
-        options = _options(hint)
+        options = options_of(split_hint(hint)[0])
         if value is None and (type(None) in options or Any in options):
             return None
+        if isinstance(value, float) and float in _origins_of(hint) and not math.isfinite(value):
+            self._fail(key, f"expected a finite {describe(hint)}, got {value}")
         for option in options:
             section = _section(option)
             if section is not None and isinstance(value, dict):
                 return self.build(section, value, key)
-            matched, converted = self._match(option, value, key)
-            if matched:
+            matched, converted = self._match(split_hint(option)[0], value, key)
+            if matched and is_in_range(option, converted) and is_in_range(hint, converted):
                 return converted
-        allowed = [str(a) for option in options for a in typing.get_args(option)]
-        hint_name = _nearest(value, allowed) if isinstance(value, str) else ""
-        self._fail(key, f"expected {_describe(hint)}, got {_show(value)}{hint_name}")
+        guess = _nearest(value, words_of(hint)) if isinstance(value, str) else ""
+        self._fail(key, f"expected {describe(hint)}, got {_show(value)}{guess}")
 
     def _match(self, option: Any, value: Any, key: str) -> tuple[bool, Any]:
         outer, inner = typing.get_origin(option) or option, typing.get_args(option)
@@ -253,7 +257,8 @@ class _Builder:
 
 
 def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    is_section = dataclasses.is_dataclass(cls)
+    return typing.get_type_hints(cls, include_extras=True) if is_section else {}
 
 
 def _schema_keys(cls: Any, prefix: str = "") -> Iterator[str]:
@@ -262,18 +267,14 @@ def _schema_keys(cls: Any, prefix: str = "") -> Iterator[str]:
         yield from _schema_keys(_section(hint), _join(prefix, name))
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(hint) in (Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
-
-
 def _origins_of(hint: Any) -> list[Any]:
-    return [typing.get_origin(option) or option for option in _options(hint)]
+    bare = [split_hint(option)[0] for option in options_of(split_hint(hint)[0])]
+    return [typing.get_origin(option) or option for option in bare]
 
 
 def _section(hint: Any) -> Any:
     """The dataclass in a type hint such as `Section` or `Section | None`; None if there is none."""
-    return next((option for option in _options(hint) if dataclasses.is_dataclass(option)), None)
+    return next((option for option in _origins_of(hint) if dataclasses.is_dataclass(option)), None)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -289,26 +290,6 @@ def _dotted_keys(value: Any, prefix: str = "") -> Iterator[str]:
 
 def _join(prefix: str, name: Any) -> str:
     return f"{prefix}.{name}" if prefix else str(name)
-
-
-def _describe(hint: Any) -> str:
-    """A type as the user would say it: `int`, `one of 'a', 'b'`, `list of float`, `int or null`."""
-    outer, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if outer in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in inner)
-    if outer is Literal:
-        return "one of " + ", ".join(repr(a) for a in inner)
-    if outer is tuple and inner and inner[-1] is not Ellipsis:
-        return f"a list of {len(inner)} values ({', '.join(_describe(i) for i in inner)})"
-    if outer in (list, tuple, Sequence):
-        return f"a list of {_describe(inner[0])}" if inner else "a list"
-    if outer is dict:
-        return "a mapping"
-    if outer is type(None):
-        return "null"
-    if dataclasses.is_dataclass(outer):
-        return "a section"
-    return getattr(outer, "__name__", str(outer))
 
 
 def _show(value: Any) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_cosine_schedule_with_warmup
+
+from base.ranges import Above, AtLeast, Between
 
 
 @dataclass(frozen=True)
@@ -28,28 +31,19 @@ class OptimConfig:
         checkpoint_every: Updates between two checkpoints.
     """
 
-    updates: int = 1000
-    batch_size: int = 48
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_ratio: float = 0.05
-    max_grad_norm: float = 1.0
-    accumulation_steps: int = 1
-    log_every: int = 50
-    validate_every: int = 0
-    checkpoint_every: int = 200
+    updates: Annotated[int, AtLeast(1)] = 1000
+    batch_size: Annotated[int, AtLeast(1)] = 48
+    learning_rate: Annotated[float, Above(0)] = 1e-3
+    weight_decay: Annotated[float, AtLeast(0)] = 0.05
+    warmup_ratio: Annotated[float, Between(0, 1)] = 0.05
+    max_grad_norm: Annotated[float, Above(0)] = 1.0
+    accumulation_steps: Annotated[int, AtLeast(1)] = 1
+    log_every: Annotated[int, AtLeast(1)] = 50
+    validate_every: Annotated[int, AtLeast(0)] = 0
+    checkpoint_every: Annotated[int, AtLeast(1)] = 200
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no stage can run with."""
-        for name in (
-            "updates",
-            "batch_size",
-            "accumulation_steps",
-            "log_every",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        """Refuse a batch that cannot be cut into equal micro-batches."""
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of accumulation_steps "

@@ -104,8 +104,3 @@ def test_shares_of_processes_and_micro_batches_partition_the_batch(world_size, a
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="24 is no multiple of 5 processes x 1 accumulation steps"):
         make_source(world_size=5)
-
-
-def test_strides_below_one_are_refused():
-    with pytest.raises(ValueError, match="history_stride is 0"):
-        SamplingConfig(history_stride=0)

@@ -1,31 +1,50 @@
+import dataclasses
 import re
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from base.errors import UserError
 from base.hashes import config_hash
+from base.ranges import (
+    Above,
+    AtLeast,
+    Between,
+    Choices,
+    NonEmpty,
+    describe,
+    describe_range,
+    describe_type,
+    split_hint,
+)
+from pipelines.config import RunConfig
+from pipelines.describe import main as describe_main
+from pipelines.sweep import SweepConfig
 from training.config import ConfigError, load_config, read_yaml, to_yaml
 
 
 @dataclass(frozen=True)
 class Pooling:
     kind: Literal["query_pooling", "pca", "none"] = "query_pooling"
-    n_latents: int = 8
+    n_latents: Annotated[int, AtLeast(1)] = 8
+    most_latents: int = 16
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.n_latents < 1:
-            raise ValueError(f"n_latents is {self.n_latents}, expected at least 1")
+        if self.n_latents > self.most_latents:
+            raise ValueError(f"n_latents is {self.n_latents}, expected 1 ... {self.most_latents}")
 
 
 @dataclass(frozen=True)
 class Optim:
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    lr: Annotated[float, Above(0)] = 1e-3
+    betas: tuple[Annotated[float, Between(0, 1)], float] = (0.9, 0.999)
     milestones: list[int] = field(default_factory=list)
+    widths: Annotated[tuple[Annotated[int, AtLeast(1)], ...], NonEmpty()] = (4,)
+    dropout: Annotated[float, Between(0, 1, high_open=True)] | None = None
     nesterov: bool = False
 
 
@@ -34,6 +53,8 @@ class Run:
     run_dir: str
     seed: int = 0
     max_region: int | None = None
+    method: Annotated[str, Choices(("student", "teacher"))] = "student"
+    methods: list[Annotated[str, Choices(("student", "teacher"))]] = field(default_factory=list)
     pooling: Pooling = field(default_factory=Pooling)
     optim: Optim = field(default_factory=Optim)
     second: Optim | None = None
@@ -94,7 +115,7 @@ def test_override_changes_one_entry_of_a_free_mapping_or_replaces_it(file: Path)
 
 def test_whole_section_as_override_keeps_its_other_keys(file: Path):
     config = load_config(Run, file, ["pooling={kind: pca}"])
-    assert config.pooling == Pooling("pca", 4, {"size": 5, "start": [2, 2]})
+    assert config.pooling == Pooling("pca", 4, kwargs={"size": 5, "start": [2, 2]})
 
 
 def test_optional_section_opens_by_override(file: Path):
@@ -125,12 +146,15 @@ def test_types_are_those_of_the_fields(file: Path):
         ("seed='1'", "command line: seed: expected int, got '1' (str)."),
         ("seed=true", "command line: seed: expected int, got True (bool)."),
         ("seed=null", "command line: seed: expected int, got null."),
-        ("optim.lr=fast", "command line: optim.lr: expected float, got 'fast' (str)."),
+        ("optim.lr=fast", "optim.lr: expected float of more than 0, got 'fast' (str)."),
         ("optim.nesterov=1", "command line: optim.nesterov: expected bool, got 1 (int)."),
         ("run_dir=3", "command line: run_dir: expected str, got 3 (int)."),
         ("max_region=a", "command line: max_region: expected int or null, got 'a' (str)."),
         ("optim.milestones=[1, a]", "optim.milestones[1]: expected int, got 'a' (str)."),
-        ("optim.betas=[1]", "optim.betas: expected a list of 2 values (float, float), got [1]"),
+        (
+            "optim.betas=[1]",
+            "betas: expected a list of 2 values (float of 0 ... 1, float), got [1]",
+        ),
         ("optim=3", "command line: optim: expected a section, got 3 (int)."),
         ("second=3", "command line: second: expected a section or null, got 3 (int)."),
         ("pooling.kwargs=3", "command line: pooling.kwargs: expected a mapping, got 3 (int)."),
@@ -185,8 +209,173 @@ def test_missing_file_names_its_neighbour(file: Path):
 
 
 def test_refusal_of_post_init_names_section_and_places(file: Path):
-    message = refusal(file, "pooling.n_latents=0")
-    assert message.startswith(f"{file} and command line: pooling: n_latents is 0")
+    message = refusal(file, "pooling.most_latents=3")
+    assert message.startswith(f"{file} and command line: pooling: n_latents is 4")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("pooling.n_latents=0", "pooling.n_latents: expected int of at least 1, got 0 (int)."),
+        ("pooling={n_latents: 0}", "pooling.n_latents: expected int of at least 1, got 0 (int)."),
+        ("second.lr=0", "second.lr: expected float of more than 0, got 0 (int)."),
+        ("optim.lr=.nan", "optim.lr: expected a finite float of more than 0, got nan."),
+        ("optim.lr=.inf", "optim.lr: expected a finite float of more than 0, got inf."),
+        ("optim.betas=[0.5, -.inf]", "optim.betas[1]: expected a finite float, got -inf."),
+        ("optim.betas=[1.5, 2]", "optim.betas[0]: expected float of 0 ... 1, got 1.5 (float)."),
+        ("optim.dropout=1", "dropout: expected float of 0 ... 1 without 1 or null, got 1 (int)."),
+        ("optim.dropout=.nan", "optim.dropout: expected a finite float of 0 ... 1 without 1 or "),
+        ("optim.widths=[2, 0]", "optim.widths[1]: expected int of at least 1, got 0 (int)."),
+        (
+            "optim.widths=[]",
+            "optim.widths: expected a list of int of at least 1, not empty, got [] (list).",
+        ),
+        (
+            "method=techer",
+            "method: expected one of 'student', 'teacher', got 'techer' (str) "
+            "(did you mean 'teacher'?).",
+        ),
+        ("methods=[student, pca]", "methods[1]: expected one of 'student', 'teacher', got 'pca'"),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence(file: Path, override: str, said: str):
+    message = refusal(file, override)
+    assert message.startswith("command line: ")
+    assert said in message
+
+
+def test_ends_of_a_range_are_in_it(file: Path):
+    overrides = ["pooling.n_latents=1", "optim.betas=[1, -7]", "optim.dropout=0"]
+    config = load_config(Run, file, [*overrides, "method=teacher", "methods=[teacher]"])
+    assert config.pooling.n_latents == 1
+    assert config.optim.betas == (1.0, -7.0)
+    assert config.optim.dropout == 0.0
+    assert (config.method, config.methods) == ("teacher", ["teacher"])
+    assert load_config(Run, file, ["optim.dropout=null"]).optim.dropout is None
+
+
+@pytest.mark.parametrize(
+    ("hint", "kind", "limits", "whole"),
+    [
+        (Annotated[int, AtLeast(0)], "int", "0 or more", "int of 0 or more"),
+        (Literal["a", "b"], "str", "one of 'a', 'b'", "one of 'a', 'b'"),
+        (
+            Annotated[float, Between(0, 1, low_open=True, high_open=True)],
+            "float",
+            "0 ... 1 without 0 and 1",
+            "float of 0 ... 1 without 0 and 1",
+        ),
+        (
+            typing.get_type_hints(Optim, include_extras=True)["widths"],
+            "a list of int",
+            "not empty, each at least 1",
+            "a list of int of at least 1, not empty",
+        ),
+        (
+            Annotated[int, Above(2)] | None,
+            "int or null",
+            "more than 2",
+            "int of more than 2 or null",
+        ),
+        (dict[str, Any], "a mapping", "", "a mapping"),
+    ],
+)
+def test_a_range_in_words(hint: Any, kind: str, limits: str, whole: str):
+    assert (describe_type(hint), describe_range(hint), describe(hint)) == (kind, limits, whole)
+
+
+def numbers_without_range(hint: Any, key: str = "") -> list[str]:
+    """Keys below a section, optional ones too, whose numbers may be anything."""
+    bare, ranges = split_hint(hint)
+    if dataclasses.is_dataclass(bare):
+        fields = typing.get_type_hints(bare, include_extras=True).items()
+        return [
+            found for name, of in fields for found in numbers_without_range(of, f"{key}.{name}")
+        ]
+    if bare in (int, float):
+        return [] if ranges else [key]
+    inside = typing.get_args(bare)
+    return [found for each in inside for found in numbers_without_range(each, key)]
+
+
+def test_every_number_has_a_range():
+    optim = ["betas", "milestones"]
+    assert numbers_without_range(Run) == [
+        ".seed",
+        ".max_region",
+        ".pooling.most_latents",
+        *(f".{section}.{name}" for section in ("optim", "second") for name in optim),
+    ]
+    assert numbers_without_range(RunConfig) == []
+    assert numbers_without_range(SweepConfig) == []
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "distill.loss.tau=0",
+        "distill.loss.beta=-1",
+        "finetune.loss.label_smoothing=1",
+        "train_teacher.optim.learning_rate=0",
+        "train_teacher.optim.updates=0",
+        "train_teacher.optim.log_every=0",
+        "decoder.n_layers=0",
+        "long_context.n_context_regions=0",
+        "compressor.n_pooling_layers=0",
+        "sampling.history_stride=0",
+        "probe.n_pairs=0",
+        "split.n_test=0",
+        "noise.anneal_ratio=0",
+        "source.batch_size=1",
+        "collect.marker_rule=weekly",
+        "collect.source_seeds=[]",
+        "evaluate.part=all",
+        "evaluate.temperature=-1",
+        "seeds=[-1]",
+    ],
+)
+def test_impossible_settings_of_a_run_are_refused(tmp_path: Path, override: str):
+    (tmp_path / "run.yaml").write_text("run_dir: a\n")
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^command line: {key}(\[0\])?: expected "):
+        load_config(RunConfig, tmp_path / "run.yaml", [override])
+
+
+@pytest.mark.parametrize("cls", [RunConfig, SweepConfig])
+def test_defaults_lie_in_their_ranges(cls: Any, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(to_yaml(cls()))
+    assert load_config(cls, tmp_path / "config.yaml") == cls()
+
+
+# --- the page of all keys -------------------------------------------------------------------------
+
+
+def test_the_page_is_written_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- generated: begin -->\nold\n<!-- generated: end -->\nbelow\n")
+    with pytest.raises(SystemExit) as told:
+        describe_main(["--check", str(page)])
+    assert told.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert "\nold\n" in page.read_text()
+    describe_main([str(page)])
+    describe_main(["--check", str(page)])
+    text = page.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("\nbelow\n")
+    assert "old" not in text.split("## ")[0]
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
+    assert rows["`history_stride`"].startswith("| `history_stride` | int | at least 1 | `8` | Larg")
+    assert "| `1`; `long_context`: `4` | R, raw" in rows["`n_context_regions`"]
+    assert "| one of 'local', 'ray', 'slurm' |" in rows["`executor`"]
+
+
+def test_a_page_without_markers_is_refused(tmp_path: Path):
+    (tmp_path / "page.md").write_text("nothing\n")
+    with pytest.raises(SystemExit) as told:
+        describe_main([str(tmp_path / "page.md")])
+    assert told.value.code == 2
+    assert (tmp_path / "page.md").read_text() == "nothing\n"
 
 
 def test_config_error_is_a_user_error():

@@ -1,22 +1,16 @@
-"""README and docs are tested: snippets run, YAML loads, commands parse, tables match the code.
-
-Run as a script, after `make setup`, it writes the tables of docs/configuration.md anew.
-"""
+"""README and docs are tested: snippets run, YAML loads, commands parse, links lead somewhere."""
 
 import dataclasses
 import importlib.util
-import inspect
 import re
 import shlex
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import yaml
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
@@ -38,8 +32,6 @@ from training.config import load_config
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "LOG.md"]
-CONFIGURATION = ROOT / "docs/configuration.md"
-MARKERS = ("<!-- generated: begin -->", "<!-- generated: end -->")
 STAGE_CALL = re.compile(r"^    run_main\(\s*main\b", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -228,86 +220,3 @@ def test_own_histories_become_triples(there: Path):
         "data/levers.h5", "triples", split=opened(config).split, region_len=config.region_len
     )
     assert built.n_rows == {"train": 6 * 8 * 6, "validation": 2 * 8 * 6, "test": 2 * 8 * 6}
-
-
-# --- docs/configuration.md ------------------------------------------------------------------------
-
-
-def sections() -> Iterator[tuple[str, type]]:
-    """(title, dataclass) of every section; sections of one class stand together."""
-    yield "The top level", RunConfig
-    together: dict[type, list[str]] = {}
-
-    def collect(cls: type, prefix: str) -> None:
-        for name, hint in typing.get_type_hints(cls).items():
-            if dataclasses.is_dataclass(hint):
-                named = f"<stage>.{name}" if prefix else name
-                names = together.setdefault(typing.cast(type, hint), [])
-                if named not in names:
-                    names.append(named)
-                collect(typing.cast(type, hint), f"{prefix}{name}.")
-
-    collect(RunConfig, "")
-    for cls, names in together.items():
-        yield ", ".join(f"`{name}`" for name in names), cls
-    yield "A sweep file", SweepConfig
-
-
-def described(cls: type) -> dict[str, str]:
-    """What the docstring says of each attribute, inherited ones included."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        part = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
-        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", part, re.MULTILINE):
-            found[name] = " ".join(text.split())
-    return found
-
-
-def shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).replace("\n...", "").strip()
-
-
-def default_of(names: str, cls: type, key: str) -> str:
-    """The default of a key, and that of a section of the same class whose default differs."""
-    whole, own = RunConfig(), shown(getattr(cls(), key))
-    text = f"`{own}`"
-    for section in re.findall(r"`(\w+)`", names):
-        other = shown(getattr(getattr(whole, section), key))
-        if other != own:
-            text += f"; `{section}`: `{other}`"
-    return text
-
-
-def tables() -> str:
-    """The tables of docs/configuration.md, from the dataclasses and their docstrings."""
-    lines: list[str] = []
-    for title, cls in sections():
-        lines += ["", f"## {title}", "", "| key | default | meaning |", "|---|---|---|"]
-        hints, told = typing.get_type_hints(cls), described(cls)
-        for field in dataclasses.fields(cls):
-            if not dataclasses.is_dataclass(hints[field.name]):
-                meaning = told[field.name].replace("|", "\\|")
-                default = default_of(title, cls, field.name)
-                lines.append(f"| `{field.name}` | {default} | {meaning} |")
-    return "\n".join([*lines, ""])
-
-
-def test_configuration_page_matches_the_dataclasses():
-    begin, end = MARKERS
-    text = CONFIGURATION.read_text(encoding="utf-8")
-    written = text.partition(begin)[2].partition(end)[0]
-    assert written.strip() == tables().strip(), "run `python tests/unit/test_readme.py`"
-
-
-def rewrite_configuration_page() -> None:
-    before, _, rest = CONFIGURATION.read_text(encoding="utf-8").partition(MARKERS[0])
-    after = rest.partition(MARKERS[1])[2]
-    CONFIGURATION.write_text(
-        f"{before}{MARKERS[0]}\n{tables()}\n{MARKERS[1]}{after}", encoding="utf-8"
-    )
-
-
-if __name__ == "__main__":
-    rewrite_configuration_page()

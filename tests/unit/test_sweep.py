@@ -113,9 +113,15 @@ def test_labelled_settings_and_methods_are_axes_too(sweep):
         ("grid: {compressor.n_latnets: [1]}", "did you mean 'n_latents'"),
         ("grid: {seed: [1]}\nconfig: nowhere.yaml", "no such file: nowhere.yaml"),
         ("grid: {decoder.n_layers: [1, 2]}\nfirst_stage: finetune", "distill already differs"),
-        ("grid: {finetune.loss.gamma: [1]}\nmethods: [studnet]", "'studnet' is none of"),
-        ("grid: {finetune.loss.gamma: [1]}\nfirst_stage: fine", "first_stage is 'fine'"),
-        ("grid: {finetune.loss.gamma: [1]}\nseeds: []", "seeds is empty"),
+        ("grid: {finetune.loss.gamma: [1]}\nmethods: [studnet]", "(did you mean 'student'?)"),
+        (
+            "grid: {finetune.loss.gamma: [1]}\nfirst_stage: fine",
+            "first_stage: expected one of 'collect', ",
+        ),
+        (
+            "grid: {finetune.loss.gamma: [1]}\nseeds: []",
+            "seeds: expected a list of int of 0 or more, not empty, got []",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(sweep, text, expected):
