@@ -2,8 +2,9 @@
 
     python -m benchmarks.collection
 
-Seconds of the processor, one torch thread, Dark Room 9x9, as configs/darkroom.yaml collects it. For PPO's two styles the
-learning curves stand beside the rates: a faster source is only one if it learns alike.
+Seconds of the processor, one torch thread, Dark Room 9x9, as configs/darkroom.yaml collects it. For
+PPO's two styles the learning curves stand beside the rates: a faster source is only one if it
+learns alike.
 """
 
 from __future__ import annotations
