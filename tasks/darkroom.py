@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tasks.family import FamilyError, Task
-from tasks.references import TabularMDP, optimal_return, random_return
+from tasks.references import TabularMDP, random_return
 from tasks.room_search import CoveragePolicy, RoomPosterior, shortest_moves
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.int64)  # (5, 2)
@@ -282,11 +282,6 @@ def tabular_room(params: Mapping[str, Any]) -> TabularMDP:
         next_states = np.concatenate([np.where(rewards > 0, paid_states, next_states), paid_states])
         rewards = np.concatenate([rewards, np.zeros_like(rewards)])
     return TabularMDP.deterministic(next_states, rewards, start, params["horizon"])
-
-
-def backward_induction_return(task: Task) -> float:
-    """The optimal return by backward induction, the slow check of the closed form."""
-    return optimal_return(tabular_room(task.params))
 
 
 def _start_cell(size: int, start: Sequence[int] | None) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from histories_data import SETTINGS, WALK, collect_small, small_family, small_split, walk
 
 from histories.collection import CollectError
-from histories.curves import Curve, curve_warning, region_returns
+from histories.curves import Curve, curve_table, curve_warning, region_returns
 from histories.regions import MarkerRule, RegionError
 from histories.sources import Source, SourceError
 from histories.store import open_histories
@@ -195,6 +195,21 @@ def test_learning_curves_file(tmp_path):
     expected = arrays["rewards"].reshape(3, 4, 2, 5).sum(-1).mean((0, 2))
     found = [float(row["mean_return"]) for row in rows if row["task"] == "1"]
     assert found == pytest.approx(expected.tolist())
+
+
+def test_the_printed_table_of_many_tasks_shows_means(tmp_path, monkeypatch):
+    path = collect_small(tmp_path).path
+    assert curve_table(path).row_count == 9
+    monkeypatch.setattr("histories.curves.MOST_ROWS", 8)
+    table = curve_table(path)
+    assert list(table.columns[0].cells) == ["mean of 2", "mean of 5", "mean of 2"]
+    assert list(table.columns[1].cells) == ["test", "train", "validation"]
+    with open_histories(path) as reader:
+        rewards = [reader.arrays(index)["rewards"] for index in reader.split.train]
+    # two episodes of five steps in the last region of ten
+    assert float(list(table.columns[7].cells)[1]) == pytest.approx(
+        np.mean([array[:, -10:].sum() / 6 for array in rewards]), abs=0.005
+    )
 
 
 def test_region_returns_count_an_episode_where_it_finishes():
