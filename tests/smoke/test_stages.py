@@ -57,7 +57,7 @@ finetune:
   optim: {updates: 2, batch_size: 4, log_every: 1}
   loss: {alpha: 0.5, beta: 0.5, gamma: 0.1}
 validation: {n_episodes: 4, n_seeds: 1}
-evaluate: {n_episodes: 4, n_seeds: 2, final_episodes: 2, n_offline: 8}
+evaluate: {n_episodes: 4, n_seeds: 2, final_episodes: 2, n_offline: 8, reading_updates: 2}
 """
 
 
@@ -82,8 +82,8 @@ def run_everything(config, run_dir):
     at = f"run_dir={run_dir}"
     stage("collect", config, at)
     stage("build_triples", config, at)
-    stage("train_teacher", config, at)
-    stage("train_teacher", config, at, "method=long_context")
+    for method in through("train_teacher"):
+        stage("train_teacher", config, at, f"method={method}")
     for method in ("student", "mean_pooling_encoded"):
         stage("pretrain_compressor", config, at, f"method={method}")
     for method in STUDENTS:
