@@ -143,15 +143,15 @@ class InContextModel(PreTrainedModel):
         raise NotImplementedError
 
     @property
-    def acting_modules(self) -> list[nn.Module]:
-        """The parts that acting uses, without heads that only losses read."""
-        raise NotImplementedError
+    def idle_modules(self) -> list[nn.Module]:
+        """Parts that acting does not use: heads that only losses read, encoders of other tokens."""
+        return []
 
     @property
     def n_acting_parameters(self) -> int:
         """Parameters that take part in acting."""
-        parts = {id(p): p for module in self.acting_modules for p in module.parameters()}
-        return sum(p.numel() for p in parts.values())
+        idle = {id(p) for module in self.idle_modules for p in module.parameters()}
+        return sum(p.numel() for p in self.parameters() if id(p) not in idle)
 
     def fit_statistics(self, regions: Regions) -> None:
         """Fit what is not learned by gradient on regions (N, L, ...) of training tasks."""

@@ -160,9 +160,9 @@ class CADStudent(InContextModel):
         return [self.compressor, self.bottleneck, *encoder]
 
     @property
-    def acting_modules(self) -> list[nn.Module]:
-        """All but the reconstruction head."""
-        return [*self.compressor_modules, self.memory, self.step_encoder, self.decoder]
+    def idle_modules(self) -> list[nn.Module]:
+        """The reconstruction head, and the transition encoder where raw features are read."""
+        return [self.reconstruction, *([self.transition_encoder] if self.reads_raw else [])]
 
     def compressor_parameters(self) -> list[nn.Parameter]:
         """Parameters of Cθ."""

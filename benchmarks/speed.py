@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 
 import gymnasium
@@ -20,12 +21,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rich.console import Console
 from rich.table import Table
 
-from ad.objectives import ActionObjective, LossConfig, Triple
+from ad.model import Triple
+from ad.objectives import ActionObjective, LossConfig
 from ad.student import CADStudent, StudentConfig
-from nets.regions import Regions
+from nets.regions import Regions, Steps
 from nets.spaces import FieldSpec
 from tasks.darkroom import DarkRoomFamily
-from teacher.model import TeacherModel, TeacherModelConfig, TeacherObjective
+from teacher.model import RawContextObjective, TeacherConfig, TeacherModel, TeacherModelConfig
 from training.metrics import training_bytes
 
 OBSERVATION = FieldSpec("classes", (2,), (9, 9)).to_json()
@@ -64,15 +66,10 @@ def training_rows() -> list[tuple[str, float, str]]:
         "student, 8 latents": (ActionObjective(student, LossConfig()), 1)
     }
     for n_regions in (1, 4):
-        settings = {
-            "n_layers": 4,
-            "n_context_regions": n_regions,
-            "dropout": 0.0,
-            "token_type_weight": 0.1,
-        }
+        settings = asdict(TeacherConfig(n_context_regions=n_regions))
         config = TeacherModelConfig(OBSERVATION, ACTION, REGION_LEN, teacher=settings)
         objectives[f"raw context, {n_regions} region(s)"] = (
-            TeacherObjective(TeacherModel(config)),
+            RawContextObjective(TeacherModel(config)),
             n_regions,
         )
     rows, reference = [], None
@@ -96,14 +93,14 @@ def acting_rows() -> list[tuple[str, float, str]]:
     """Compare acting through a region with caches, and recomputing the region at every step."""
     student = CADStudent(StudentConfig(OBSERVATION, ACTION, REGION_LEN)).eval()
     query = random_triple(64, 1).query
-    latents = student.empty_latents(64)
-    tokens = student.step_encoder(query)
+    latents = student.memory.read(student.memory.start(64))
+    tokens = student.step_encoder(Steps.of(query))
 
     @torch.inference_mode()
     def cached() -> None:
-        state = student.start(latents)
+        state = student.decoder.start(latents)
         for t in range(REGION_LEN):
-            student.step(tokens[:, t : t + 1], state)
+            student.decoder.step(tokens[:, t : t + 1], state)
 
     @torch.inference_mode()
     def recomputed() -> None:

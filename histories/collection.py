@@ -1,20 +1,17 @@
-"""Collecting histories: many independent jobs over processes and ranks, resumable, then one file.
+"""Collecting histories: many independent jobs, resumable, shared out over ranks, then one file.
 
-A job is one (task, style, source seed). The learners themselves are handed in.
+A part is one history, of one (task, style, source seed); a job makes the parts of one task, or of
+several that a source plays together. Sources, and where jobs run, are handed in.
 """
 
 import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from rich.progress import (
     BarColumn,
@@ -29,7 +26,8 @@ from base.errors import UserError
 from base.ranges import AtLeast, NonEmpty
 from histories.curves import CURVES_NAME, write_learning_curves
 from histories.regions import MarkerRule, RuleName
-from histories.schema import SCHEMA_VERSION, History, check_history
+from histories.schema import SCHEMA_VERSION, check_history
+from histories.sources import Source, SourceError, SourceJob
 from histories.store import HistoryFileError, assemble, open_histories, part_fingerprint, write_part
 from tasks.family import Task, TaskFamily
 from tasks.splits import SPLIT_PARTS, Split
@@ -41,33 +39,18 @@ class CollectError(UserError):
     """Histories cannot be collected as asked."""
 
 
-class Learner(Protocol):
-    """Makes the history of one job; a top-level function or a partial of one, to be picklable."""
-
-    def __call__(
-        self,
-        family: TaskFamily,
-        task: Task,
-        *,
-        n_streams: int,
-        n_regions: int,
-        region_len: int,
-        source_seed: int,
-        marker_rule: MarkerRule,
-    ) -> History:
-        """Return a history of `n_streams` streams and `n_regions * region_len` transitions."""
-        ...
-
-
 @dataclass(frozen=True)
 class CollectConfig:
     """What to collect for every task.
 
     Attributes:
-        styles: Names of the learners handed to `collect`.
+        styles: Who makes histories: names of sources, or import paths `module:function`.
         source_seeds: One history per style and seed.
         n_streams: Streams per history.
         n_regions: Regions per stream.
+        streams: Other numbers of streams, by style.
+        regions: Other numbers of regions, by style; a source that finds its task soon needs few.
+        kwargs: Keyword arguments of sources without a section of their own, by style.
         marker_rule: `rollout`, `fixed` or `episode`.
         episodes_per_region: Of the rule `episode`.
         n_workers: Processes on this machine; 0 for one per core.
@@ -77,6 +60,11 @@ class CollectConfig:
     source_seeds: Annotated[tuple[Annotated[int, AtLeast(0)], ...], NonEmpty()] = (0,)
     n_streams: Annotated[int, AtLeast(1)] = 64
     n_regions: Annotated[int, AtLeast(1)] = 20
+    streams: dict[str, Annotated[int, AtLeast(1)]] = field(default_factory=dict)
+    regions: dict[str, Annotated[int, AtLeast(1)]] = field(
+        default_factory=lambda: {"posterior_sampling": 8}
+    )
+    kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)
     marker_rule: RuleName = "rollout"
     episodes_per_region: Annotated[int, AtLeast(1)] = 4
     n_workers: Annotated[int, AtLeast(0)] = 0
@@ -95,6 +83,14 @@ class CollectSettings(CollectConfig):
     def rule(self) -> MarkerRule:
         """The marker rule; raises RegionError where the settings make none."""
         return MarkerRule(self.marker_rule, self.region_len, self.episodes_per_region)
+
+    def streams_of(self, style: str) -> int:
+        """Streams in a history of a style."""
+        return self.streams.get(style, self.n_streams)
+
+    def regions_of(self, style: str) -> int:
+        """Regions in a stream of a style."""
+        return self.regions.get(style, self.n_regions)
 
 
 @dataclass(frozen=True)
@@ -119,12 +115,62 @@ class CollectSummary:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Part:
     task: Task
-    style: str
-    source_seed: int
     path: Path
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class CollectJob:
+    """One call of a source, and the files its histories go to.
+
+    Attributes:
+        name: Unique within a collection.
+        source: To call.
+        job: What to call it with.
+        parts: One per task of the job.
+    """
+
+    name: str
+    source: Source
+    job: SourceJob
+    parts: tuple[_Part, ...]
+
+    def is_done(self) -> bool:
+        """Whether all its parts are there; raises CollectError where one is of other settings."""
+        return all([_is_done(part) for part in self.parts])  # a list: looks at all of them
+
+
+Run = Callable[[Sequence[CollectJob], Callable[[CollectJob], None]], None]
+"""Runs jobs by `make_parts` and tells of each that is finished."""
+
+
+def make_parts(job: CollectJob) -> None:
+    """Make the histories of a job and write those that are not there yet.
+
+    Raises:
+        SourceError: The source returned something else than a history per task.
+        HistoryError: A history does not fit the schema.
+    """
+    histories = job.source(job.job)
+    found = len(histories) if isinstance(histories, list | tuple) else type(histories).__name__
+    if found != len(job.parts):
+        raise SourceError(
+            f"the source of style {job.job.style!r} must return a list of {len(job.parts)} "
+            f"histories, one per task, got {found}"
+        )
+    for part, history in zip(job.parts, histories, strict=True):
+        check_history(history, job.job.family.observation_space, job.job.family.action_space)
+        if not _is_done(part):
+            write_part(part.path, history, part.fingerprint)
+
+
+def one_after_another(jobs: Sequence[CollectJob], tell: Callable[[CollectJob], None]) -> None:
+    """Run jobs in this very process."""
+    for job in jobs:
+        make_parts(job)
+        tell(job)
 
 
 def collect(
@@ -132,8 +178,9 @@ def collect(
     split: Split,
     settings: CollectSettings,
     out_dir: str | Path,
-    learners: Mapping[str, Learner],
+    sources: Mapping[str, Source],
     *,
+    run: Run = one_after_another,
     family_settings: Mapping[str, Any] | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -151,7 +198,8 @@ def collect(
         split: All its tasks, of every part, are collected.
         settings: What to collect.
         out_dir: For `parts/`, `histories.h5` and `learning_curves.csv`.
-        learners: A picklable function per style, see `Learner`.
+        sources: One per style.
+        run: Where the jobs run.
         family_settings: JSON values written to the file, such as import path and arguments.
         rank: Of this machine.
         world_size: Number of machines that share `out_dir`.
@@ -163,175 +211,115 @@ def collect(
         A summary of this call.
 
     Raises:
-        CollectError: `out_dir` holds parts made with other settings, a style has no learner, or
-            a process died.
+        CollectError: `out_dir` holds parts made with other settings, a style has no source, or
+            a job failed.
     """
     began = time.monotonic()
     out_dir = Path(out_dir)
-    _check_settings(settings, learners)
+    _check_settings(settings, sources)
     family_settings = dict(family_settings or {})
-    jobs = _jobs(family, split, settings, learners, family_settings, out_dir / "parts")
+    jobs = list(_jobs(family, split, settings, sources, family_settings, out_dir / "parts"))
+    parts = [part for job in jobs for part in job.parts]
     path, warnings = out_dir / HISTORIES_NAME, ()
-    content_hash = _content_hash(jobs, split)
+    content_hash = _content_hash(parts, split)
     assembled = _holds(path, content_hash)
-    done = [assembled or _is_done(job) for job in jobs]  # looks at all: old settings end here
+    done = [job.is_done() or assembled for job in jobs]  # looks at all: old settings end here
     mine = jobs[rank::world_size]
-    todo = [
-        job for job, is_done in list(zip(jobs, done, strict=True))[rank::world_size] if not is_done
-    ]
-    _run(family, settings, todo, learners, len(mine), progress)
+    todo = [job for job, is_done in zip(mine, done[rank::world_size], strict=True) if not is_done]
+    n_mine = sum(len(job.parts) for job in mine)
+    n_missing = sum(not _is_done(part) for job in todo for part in job.parts)
+    if todo:
+        with _progress_bar(progress) as bar:
+            run(todo, _teller(bar, n_mine, sum(len(job.parts) for job in todo)))
     if barrier is not None:
         barrier()
     if rank == 0:
-        while not (assembled or all(_is_done(job) for job in jobs)):
+        while not (assembled or all(job.is_done() for job in jobs)):
             time.sleep(poll_seconds)
         if not assembled:
             stored = {**asdict(settings), "content_hash": content_hash, "family": family_settings}
-            _assemble_jobs(family, split, stored, jobs, path)
+            _assemble_parts(family, split, stored, parts, path)
         warnings = tuple(write_learning_curves(path, out_dir / CURVES_NAME))
     seconds = time.monotonic() - began
-    n_steps = len(todo) * _steps_per_job(settings)
-    return CollectSummary(path, len(jobs), len(mine) - len(todo), n_steps, seconds, warnings)
+    n_steps = sum(job.job.n_env_steps for job in todo)
+    return CollectSummary(path, len(parts), n_mine - n_missing, n_steps, seconds, warnings)
 
 
-def _check_settings(settings: CollectSettings, learners: Mapping[str, Learner]) -> None:
+def _check_settings(settings: CollectSettings, sources: Mapping[str, Source]) -> None:
     settings.rule()
     for style in settings.styles:
-        if style not in learners:
-            raise CollectError(f"no learner for style {style!r}; known: {', '.join(learners)}")
-    for name in ("n_streams", "n_regions"):
-        if getattr(settings, name) < 1:
-            raise CollectError(f"{name} must be at least 1, got {getattr(settings, name)}")
-
-
-def _steps_per_job(settings: CollectSettings) -> int:
-    return settings.n_streams * settings.n_regions * settings.region_len
+        if style not in sources:
+            raise CollectError(f"no source for style {style!r}; known: {', '.join(sources)}")
+        for name, number in (
+            ("streams", settings.streams_of(style)),
+            ("regions", settings.regions_of(style)),
+        ):
+            if number < 1:
+                raise CollectError(f"{name} of style {style!r} must be at least 1, got {number}")
 
 
 def _jobs(
     family: TaskFamily,
     split: Split,
     settings: CollectSettings,
-    learners: Mapping[str, Learner],
+    sources: Mapping[str, Source],
     family_settings: Mapping[str, Any],
     parts_dir: Path,
-) -> list[_Job]:
-    tasks = family.tasks()
-    indices = sorted(index for part in SPLIT_PARTS for index in getattr(split, part))
-    return [
-        _Job(
-            tasks[index],
-            style,
-            seed,
-            parts_dir / f"{index:05d}-{style}-{seed}.h5",
-            _fingerprint(tasks[index], settings, learners[style], family_settings),
-        )
-        for index in indices
-        for style in settings.styles
-        for seed in settings.source_seeds
+) -> Iterator[CollectJob]:
+    every = family.tasks()
+    tasks = [
+        every[index] for index in sorted(i for part in SPLIT_PARTS for i in getattr(split, part))
     ]
+    for style in settings.styles:
+        source, n_streams = sources[style], settings.streams_of(style)
+        train = [every[index].key() for index in split.train] if source.uses_split else None
+        made_by = {"family": dict(family_settings), "train": train}
+        made_by["settings"] = repr(sorted(source.settings.items()))
+        made_by["shape"] = [n_streams, settings.regions_of(style), asdict(settings.rule())]
+        together = max(1, source.streams_per_job // n_streams)
+        for seed in settings.source_seeds:
+            for first in range(0, len(tasks), together):
+                own = tuple(tasks[first : first + together])
+                yield CollectJob(
+                    f"{style}-{seed}-{own[0].index:05d}",
+                    source,
+                    SourceJob(
+                        *(family, own, split.train, style, seed, n_streams),
+                        *(settings.regions_of(style), settings.rule()),
+                    ),
+                    tuple(_part(task, style, seed, made_by, parts_dir) for task in own),
+                )
 
 
-def _fingerprint(
-    task: Task,
-    settings: CollectSettings,
-    learner: Learner,
-    family_settings: Mapping[str, Any],
-) -> str:
-    """Hash of all that a part depends on; a part's style and seed stand in its name."""
-    shaping = ("n_streams", "n_regions", "region_len", "marker_rule", "episodes_per_region")
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "task": task.key(),
-        "family": dict(family_settings),
-        "settings": {name: getattr(settings, name) for name in shaping},
-        # A partial carries the source algorithm's configuration in its bound arguments.
-        "learner": repr(sorted(getattr(learner, "keywords", {}).items())),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _part(task: Task, style: str, seed: int, made_by: Mapping[str, Any], parts_dir: Path) -> _Part:
+    """A part's fingerprint hashes all that it depends on but what stands in its name."""
+    content = {"schema_version": SCHEMA_VERSION, "task": task.key(), **made_by}
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return _Part(task, parts_dir / f"{task.index:05d}-{style}-{seed}.h5", fingerprint)
 
 
-def _is_done(job: _Job) -> bool:
-    found = part_fingerprint(job.path)
-    if found not in (None, job.fingerprint):
+def _is_done(part: _Part) -> bool:
+    found = part_fingerprint(part.path)
+    if found not in (None, part.fingerprint):
         raise CollectError(
-            f"{job.path} was collected with other settings; "
-            f"delete {job.path.parent} or choose another run directory"
+            f"{part.path} was collected with other settings; "
+            f"delete {part.path.parent} or choose another run directory"
         )
     return found is not None
 
 
-def _make_part(family: TaskFamily, settings: CollectSettings, job: _Job, learner: Learner) -> None:
-    history = learner(
-        family,
-        job.task,
-        n_streams=settings.n_streams,
-        n_regions=settings.n_regions,
-        region_len=settings.region_len,
-        source_seed=job.source_seed,
-        marker_rule=settings.rule(),
-    )
-    check_history(history, family.observation_space, family.action_space)
-    write_part(job.path, history, job.fingerprint)
+def _teller(bar: Progress, n_parts: int, n_todo: int) -> Callable[[CollectJob], None]:
+    """A function that shows how far the parts are when it is told of a finished job."""
+    shown = bar.add_task("collect", total=n_parts, completed=n_parts - n_todo, speed=0.0)
+    began, n_steps = time.monotonic(), 0
 
+    def tell(job: CollectJob) -> None:
+        nonlocal n_steps
+        n_steps += job.job.n_env_steps
+        speed = n_steps / max(time.monotonic() - began, 1e-9)
+        bar.update(shown, advance=len(job.parts), speed=speed)
 
-def _one_thread() -> None:
-    """In a worker: the networks are tiny, and workers together fill the cores."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _run(
-    family: TaskFamily,
-    settings: CollectSettings,
-    todo: list[_Job],
-    learners: Mapping[str, Learner],
-    n_jobs: int,
-    progress: bool,
-) -> None:
-    """Make every part of `todo` and show how far it is among `n_jobs`."""
-    if not todo:
-        return
-    with _progress_bar(progress) as bar:
-        shown = bar.add_task("collect", total=n_jobs, completed=n_jobs - len(todo), speed=0.0)
-        began = time.monotonic()
-        for n_finished in _make_parts(family, settings, todo, learners):
-            seconds = time.monotonic() - began
-            bar.update(shown, advance=1, speed=n_finished * _steps_per_job(settings) / seconds)
-
-
-def _make_parts(
-    family: TaskFamily,
-    settings: CollectSettings,
-    todo: list[_Job],
-    learners: Mapping[str, Learner],
-) -> Iterator[int]:
-    """Make the parts, yielding how many are made; one worker is this very process."""
-    n_workers = min(settings.n_workers or os.cpu_count() or 1, len(todo))
-    if n_workers == 1:
-        for n_finished, job in enumerate(todo, start=1):
-            _make_part(family, settings, job, learners[job.style])
-            yield n_finished
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, context, _one_thread) as pool:
-        futures = [
-            pool.submit(_make_part, family, settings, job, learners[job.style]) for job in todo
-        ]
-        n_finished = 0
-        try:
-            for n_finished, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                yield n_finished
-        except BrokenProcessPool as error:
-            raise CollectError(
-                f"a collecting process died at job {n_finished} of {len(todo)}, perhaps for want "
-                "of memory; run again to go on, with a smaller n_workers if it recurs"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return tell
 
 
 def _progress_bar(shown: bool) -> Progress:
@@ -347,10 +335,10 @@ def _progress_bar(shown: bool) -> Progress:
     )
 
 
-def _content_hash(jobs: list[_Job], split: Split) -> str:
+def _content_hash(parts: Sequence[_Part], split: Split) -> str:
     """Hash of all that the assembled file depends on."""
     content = [split.identity, split.name]
-    content += [f"{job.path.name} {job.fingerprint}" for job in jobs]
+    content += [f"{part.path.name} {part.fingerprint}" for part in parts]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
@@ -360,16 +348,20 @@ def _holds(path: Path, content_hash: str) -> bool:
     return False
 
 
-def _assemble_jobs(
-    family: TaskFamily, split: Split, stored: Mapping[str, Any], jobs: list[_Job], path: Path
+def _assemble_parts(
+    family: TaskFamily,
+    split: Split,
+    stored: Mapping[str, Any],
+    parts: Sequence[_Part],
+    path: Path,
 ) -> None:
-    parts: dict[int, list[Path]] = {}
-    for job in jobs:
-        parts.setdefault(job.task.index, []).append(job.path)
+    files: dict[int, list[Path]] = {}
+    for part in parts:
+        files.setdefault(part.task.index, []).append(part.path)
     tasks = family.tasks()
     assemble(
         path,
-        parts,
+        files,
         tasks,
         family_name=family.name,
         observation_space=family.observation_space,
@@ -378,6 +370,6 @@ def _assemble_jobs(
         settings=stored,
         references={
             index: (family.random_return(tasks[index]), family.optimal_return(tasks[index]))
-            for index in parts
+            for index in files
         },
     )

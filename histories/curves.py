@@ -1,7 +1,8 @@
 """Learning curves of collected histories: return per region, and those that went wrong."""
 
 import csv
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ CURVES_NAME = "learning_curves.csv"
 CURVE_COLUMNS = ("task", "split", "style", "source_seed", "region", "mean_return")
 COLLAPSED_BELOW = 0.7  # of the peak
 FLAT_BELOW = 0.2  # of the way from random to optimal
+MOST_ROWS = 100  # of the printed table
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ def learning_curves(reader: HistoriesReader) -> Iterator[Curve]:
         labels = zip(arrays["style"].tolist(), arrays["source_seed"].tolist(), strict=True)
         for style, seed in dict.fromkeys(labels):
             rows = (arrays["style"] == style) & (arrays["source_seed"] == seed)
+            recorded = np.s_[: arrays["n_transitions"][rows].max()]  # one history: all as long
             returns = region_returns(
-                arrays["rewards"][rows], ended[rows], arrays["compress_markers"][rows]
+                arrays["rewards"][rows, recorded],
+                ended[rows, recorded],
+                arrays["compress_markers"][rows, recorded],
             )
             name = reader.task(index).name
             yield Curve(index, name, part, style, seed, returns, *reader.references(index))
@@ -139,7 +144,10 @@ def write_learning_curves(histories_path: Path, csv_path: Path) -> list[str]:
 
 
 def curve_table(histories_path: Path) -> Table:
-    """Per-task table of learning curves: return at a quarter, half, three quarters and the end.
+    """Table of learning curves: return at a quarter, half, three quarters and the end.
+
+    One row per curve; where that makes more than MOST_ROWS, one per split part, style and seed,
+    the mean over its tasks.
 
     Raises:
         HistoryFileError: The histories cannot be read.
@@ -152,7 +160,8 @@ def curve_table(histories_path: Path) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     with open_histories(histories_path) as reader:
-        for curve in learning_curves(reader):
+        curves = list(learning_curves(reader))
+        for curve in curves if len(curves) <= MOST_ROWS else _means(curves):
             ends = [max(0, len(curve.returns) * part // 4 - 1) for part in (1, 2, 3, 4)]
             best = "–" if curve.optimal_return is None else f"{curve.optimal_return:.1f}"
             note = (curve_warning(curve) or "").partition(":")[0]
@@ -160,3 +169,24 @@ def curve_table(histories_path: Path) -> Table:
             labels = [curve.task_name, curve.split, curve.style, str(curve.source_seed)]
             table.add_row(*labels, *values, best, note)
     return table
+
+
+def _means(curves: Sequence[Curve]) -> Iterator[Curve]:
+    """Mean curves over the tasks of a part, style and seed."""
+
+    def label(curve: Curve) -> tuple[str, str, int]:
+        return curve.split, curve.style, curve.source_seed
+
+    for (split, style, seed), same in itertools.groupby(sorted(curves, key=label), label):
+        group = list(same)
+        known = [each.optimal_return for each in group if each.optimal_return is not None]
+        yield Curve(
+            task=-1,
+            task_name=f"mean of {len(group)}",
+            split=split,
+            style=style,
+            source_seed=seed,
+            returns=np.mean([each.returns for each in group], axis=0),
+            random_return=float(np.mean([each.random_return for each in group])),
+            optimal_return=float(np.mean(known)) if len(known) == len(group) else None,
+        )

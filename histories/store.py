@@ -1,7 +1,8 @@
 """Histories on disk: part files written at once, assembled into one HDF5 file, read back.
 
 One group per task, `tasks/<index:05d>`, holds the fields of schema.FIELDS as `(streams, T, ...)`,
-streams of all styles and seeds one after the other, plus `style` and `source_seed` per stream.
+streams of all styles and seeds one after the other, plus `style`, `source_seed` and `n_transitions`
+per stream. Shorter streams are filled up with zeros to the length of the longest.
 Every file is written under a temporary name and renamed, so that a file that exists is whole.
 """
 
@@ -121,18 +122,29 @@ def assemble(
 
 
 def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
+    longest = max(history.n_transitions for history in histories)
     for name in FIELDS:
-        data = np.concatenate([getattr(history, name) for history in histories])
+        data = np.concatenate([_filled_up(getattr(each, name), longest) for each in histories])
         group.create_dataset(name, data=data, compression="lzf", shuffle=True)
     styles = [history.style for history in histories for _ in range(history.n_streams)]
     seeds = [history.source_seed for history in histories for _ in range(history.n_streams)]
     group.create_dataset("style", data=np.array(styles, dtype=h5py.string_dtype()))
     group.create_dataset("source_seed", data=np.array(seeds, dtype=np.int64))
+    lengths = np.repeat(
+        [each.n_transitions for each in histories], [len(each.rewards) for each in histories]
+    )
+    group.create_dataset("n_transitions", data=lengths)
     sources = [
         {"style": history.style, "source_seed": history.source_seed, **history.settings}
         for history in histories
     ]
     group.attrs["sources"] = json.dumps(sources)
+
+
+def _filled_up(array: np.ndarray, n_transitions: int) -> np.ndarray:
+    """`(S, T, ...)` to `(S, n_transitions, ...)`."""
+    missing = n_transitions - array.shape[1]
+    return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)) if missing else array
 
 
 class HistoriesReader:
@@ -178,7 +190,10 @@ class HistoriesReader:
         return random, None if np.isnan(optimal) else optimal
 
     def arrays(self, index: int) -> dict[str, np.ndarray]:
-        """All fields `(streams, T, ...)` of a task, with `style` and `source_seed` `(streams,)`.
+        """All fields `(streams, T, ...)` of a task, and what tells its streams apart.
+
+        `style`, `source_seed` and `n_transitions` are `(streams,)`; beyond its `n_transitions` a
+        stream holds nothing but zeros.
 
         Raises:
             HistoryFileError: The index is unknown or the data are damaged.
@@ -187,6 +202,10 @@ class HistoriesReader:
         with _readable(self.path):
             arrays = {name: group[name][()] for name in (*FIELDS, "source_seed")}
             arrays["style"] = group["style"].asstr()[()].astype(str)
+            full = np.full(arrays["rewards"].shape[0], arrays["rewards"].shape[1])
+            arrays["n_transitions"] = (
+                group["n_transitions"][()] if "n_transitions" in group else full
+            )
         return arrays
 
     def _group(self, index: int) -> Any:

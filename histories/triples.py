@@ -169,7 +169,7 @@ def _find_regions(
         for stream in range(len(markers)):
             if styles is not None and arrays["style"][stream] not in styles:
                 continue
-            starts, lengths = region_bounds(markers[stream])
+            starts, lengths = region_bounds(markers[stream, : arrays["n_transitions"][stream]])
             n_regions = len(starts)
             values = (index, stream, np.arange(n_regions), starts, lengths)
             for name, value in zip(columns, values, strict=True):

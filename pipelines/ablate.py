@@ -149,22 +149,19 @@ def prepare(sweep: Sweep, store: StageStore) -> None:
 def report(sweep: Sweep) -> None:
     """Write the report over all cells that are done."""
     # Late: workers import this module too, and draw nothing.
-    from reports.statistics import Bootstrap
+    from reports.comparison import ReportOptions
     from reports.sweeps import write_sweep_comparison
 
     console = Console(highlight=False)
     command = f"accelerate launch -m pipelines.ablate --config {sweep.root / 'config.yaml'}"
     out = sweep.root / "report"
-    write_sweep_comparison(
-        sweep.root,
-        out,
-        region_len=sweep.base_config.region_len,
+    options = ReportOptions(
         solved_threshold=sweep.base_config.compare.solved_threshold,
-        bootstrap=Bootstrap(whole_seeds=True),  # as pipelines.compare draws them, and why
-        console=console,
         commands=[command],
         config_text=to_yaml(sweep.config) + "\n# base configuration\n" + to_yaml(sweep.base_config),
+        console=console,
     )
+    write_sweep_comparison(sweep.root, out, options)
     console.print(f"table, figures and page: {out}", soft_wrap=True)
 
 

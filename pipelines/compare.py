@@ -16,8 +16,7 @@ from pipelines.cli import RUN_CONFIG, SWEEP_CONFIG, run_main
 from pipelines.config import RunConfig
 from pipelines.stages import StageError, results_name
 from pipelines.sweep import SweepConfig, lay_out
-from reports.comparison import write_comparison
-from reports.statistics import Bootstrap
+from reports.comparison import ReportOptions, write_comparison
 from training.config import read_yaml
 
 
@@ -44,19 +43,14 @@ def compare(config: RunConfig) -> None:
     name = config.evaluate.name
     out = root / (f"comparison_{name}" if name else "comparison")
     resolved = root / "config.yaml"
-    write_comparison(
-        [root, *config.compare.also],
-        out,
-        solved_threshold=config.compare.solved_threshold,
+    options = ReportOptions(
         folder=results_name(config),
-        region_len=config.region_len,
-        # Seeds are the unit of replication: one student is evaluated on all tasks, so its luck is
-        # shared between them, and drawing seeds within each task would understate the spread.
-        bootstrap=Bootstrap(whole_seeds=True),
+        solved_threshold=config.compare.solved_threshold,
         commands=[f"accelerate launch -m pipelines.run --config {resolved}"],
         config_text=resolved.read_text() if resolved.exists() else "",
         console=Console(),
     )
+    write_comparison([root, *config.compare.also], out, options=options)
     Console(highlight=False, soft_wrap=True).print(f"table and figures: {out}")
 
 

@@ -20,7 +20,9 @@ from pipelines.methods import TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
 from teacher.model import TeacherConfig
-from teacher.source import NoiseConfig, SourceConfig
+from teacher.noise_expert import NoiseConfig
+from teacher.posterior_sampling import PosteriorConfig
+from teacher.ppo import SourceConfig
 from training.optim import OptimConfig
 
 
@@ -182,6 +184,7 @@ class RunConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)

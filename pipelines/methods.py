@@ -15,6 +15,7 @@ from ad.controls import Control
 from ad.evaluate import has_expert
 from ad.policy import OptimalPolicy, Policy, RandomPolicy
 from tasks.family import Task, TaskFamily
+from tasks.search import search_policies
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -95,6 +96,17 @@ def _control(control: Control, title: str) -> Method:
     return Method(f"student_{control}", title, "control", control_of="student", control=control)
 
 
+def _search(name: str, title: str) -> Method:
+    """A searcher that knows the family's tasks; the same policy, however many training seeds."""
+    return Method(
+        name,
+        title,
+        "search",
+        act=lambda family, tasks: search_policies(family, family.tasks())[name](),
+        supported=lambda family: name in search_policies(family, family.tasks()),
+    )
+
+
 _RECORDS = (
     Method("student", "student", "student", STUDENT_STAGES),
     Method("teacher", "teacher", "teacher", RAW_CONTEXT_STAGES),
@@ -114,6 +126,8 @@ _RECORDS = (
     _control("zeroed", "zeroed latents"),
     _control("shuffled", "shuffled latents"),
     _control("no_context", 'learned "no context" latents'),
+    _search("posterior_sampling", "posterior sampling"),
+    _search("coverage", "coverage sweep"),
     Method("random", "random", "reference", act=lambda family, tasks: RandomPolicy(family)),
     Method("optimal", "optimal", "reference", act=OptimalPolicy, supported=has_expert),
 )

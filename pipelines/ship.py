@@ -27,12 +27,15 @@ from pipelines.stages import StageError, check_method
 from tasks.family import Task
 
 COLUMNS = {
-    "normalized_return": "normalised return (IQM)",
-    "ci_low": "95 % from",
-    "ci_high": "to",
+    "mean": "normalised return (mean)",
+    "interval_low": "95 % from",
+    "interval_high": "to",
+    "interval_kind": "interval",
+    "iqm": "IQM",
+    "tasks_solved": "tasks solved",
+    "worst_task": "worst task",
     "seeds": "training seeds",
     "gap_recovered": "gap recovered",
-    "tasks_solved": "tasks solved",
     "context_tokens": "context tokens",
     "compression_ratio": "compression",
     "train_updates": "updates",
@@ -192,7 +195,10 @@ def _task_table(run: Run, tasks: Sequence[Task], returns: np.ndarray, n_final: i
 
 
 def _number(value: str | int | float) -> str:
-    number = float(value)
+    try:
+        number = float(value)
+    except ValueError:  # the kind of interval
+        return str(value)
     return f"{number:,.0f}" if number == round(number) else f"{number:.3f}"
 
 

@@ -152,6 +152,7 @@ def _collect_sections(config: RunConfig, split: Split) -> dict[str, Any]:
         "collect": replace(config.collect, n_workers=0),  # how many work at it changes nothing
         "source": config.source,
         "noise": config.noise,
+        "posterior": config.posterior,
     }
 
 

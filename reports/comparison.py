@@ -1,28 +1,47 @@
 """A whole comparison in one call: results in; tables, figures and the page out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from reports import tables
-from reports.aggregate import (
-    SOLVED_THRESHOLD,
-    DifferenceRow,
-    MethodRow,
-    MethodScores,
-    difference_rows,
-    method_rows,
-    reference_label,
-    stack_methods,
-)
+from reports import columns, differences, paper, tables
 from reports.cost import CostRow, draw_cost, load_cost
 from reports.figures import write_figures
-from reports.page import write_page
-from reports.results import EvaluationResult, SourceCurves, load_results, load_source_curves
-from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
+from reports.files import write_csv
+from reports.measures import SOLVED_THRESHOLD
+from reports.notes import difference_notes, notes
+from reports.page import PageSection, write_page
+from reports.paper import PrintedTable
+from reports.records import MethodRecord
+from reports.results import load_results
+from reports.rows import Row, method_rows
+from reports.scores import MethodScores, stack_methods
+from reports.source_curves import SourceCurves, load_source_curves
 from reports.training_logs import StageLog, draw_training, load_stage_logs
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """How a report is made, of a comparison and of a sweep alike.
+
+    Attributes:
+        folder: where the evaluations are, `evaluate` or `evaluate_<name>`.
+        solved_threshold: normalised final return from which a task counts as solved.
+        commands: what was run, for the page.
+        config_text: the resolved configuration, for the page.
+        console: the table is printed there; not at all when None.
+    """
+
+    folder: str = "evaluate"
+    solved_threshold: float = SOLVED_THRESHOLD
+    commands: Sequence[str] = ()
+    config_text: str = ""
+    console: Console | None = None
+
+
+DEFAULT_OPTIONS = ReportOptions()
 
 
 @dataclass(frozen=True)
@@ -30,27 +49,21 @@ class Material:
     """Everything a report is made from, as the result files give it.
 
     Attributes:
-        results: of all methods.
+        methods: all of them.
         logs: of the training stages.
         source: the source algorithm's learning curves, if any.
         cost: what acting costs, if it was measured.
     """
 
-    results: Sequence[EvaluationResult]
+    methods: Sequence[MethodScores]
     logs: Sequence[StageLog] = ()
     source: SourceCurves | None = None
     cost: Sequence[CostRow] = ()
 
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """How a report is made; see `write_comparison`."""
-
-    region_len: int | None = None
-    solved_threshold: float = SOLVED_THRESHOLD
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
-    commands: Sequence[str] = ()
-    config_text: str = ""
+    @property
+    def records(self) -> dict[str, MethodRecord]:
+        """What each method says of itself, by its name."""
+        return {method.method: method.record for method in self.methods}
 
 
 @dataclass(frozen=True)
@@ -60,14 +73,14 @@ class Report:
     Attributes:
         rows: one per method.
         notes: the sentences under the table.
-        differences: every method minus one of them.
+        tables: as they are printed.
         figures: PDF and PNG of each figure, by its name.
     """
 
-    rows: list[MethodRow]
+    rows: list[Row]
     notes: list[str]
-    differences: list[DifferenceRow] = field(default_factory=list)
-    figures: dict[str, list[Path]] = field(default_factory=dict)
+    tables: list[PrintedTable]
+    figures: dict[str, list[Path]]
 
 
 def write_comparison(
@@ -75,31 +88,20 @@ def write_comparison(
     out_dir: str | Path,
     *,
     seeds: Iterable[int] | None = None,
-    folder: str = "evaluate",
-    region_len: int | None = None,
-    solved_threshold: float = SOLVED_THRESHOLD,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-    commands: Sequence[str] = (),
-    config_text: str = "",
-    console: Console | None = None,
-) -> list[MethodRow]:
+    options: ReportOptions = DEFAULT_OPTIONS,
+) -> list[Row]:
     """Compare the evaluated methods of one or several runs.
 
-    Writes table.{csv,md,tex}, differences.csv (every method minus the student, paired), the
-    figures learning_curves, bars, profiles, gap, tasks, cost and training as PDF, PNG and CSV, and
-    report.html, which holds it all. What the results do not allow is left out.
+    Writes table.{csv,md,tex}, by_seed.csv, differences.csv (every method minus the student,
+    paired), the figures learning_curves, borders, bars, profiles, gap, tasks, cost and training as
+    PDF, PNG and CSV, and report.html, which holds it all. What the results do not allow is left
+    out.
 
     Args:
         run_dirs: run directories.
         out_dir: made if need be; files of an earlier comparison are replaced.
         seeds: training seeds; all when None.
-        folder: where the evaluations are, `evaluate` or `evaluate_<name>`.
-        region_len: transitions in a region, which dates the source algorithm's curve.
-        solved_threshold: normalised final return from which a task counts as solved.
-        bootstrap: how intervals are drawn.
-        commands: what was run, for the page.
-        config_text: the resolved configuration, for the page.
-        console: the table is printed there; not at all when None.
+        options: how the report is made.
 
     Returns:
         One row per method, in the order of the table.
@@ -109,20 +111,20 @@ def write_comparison(
     """
     directories = [Path(run_dir) for run_dir in run_dirs]
     seeds = None if seeds is None else list(seeds)
-    results = load_results(directories, seeds, folder)
+    results = load_results(directories, seeds, options.folder)
+    methods = stack_methods(results)
     material = Material(
-        results,
+        methods,
         load_stage_logs(directories, seeds),
         load_source_curves(directories, results[0].tasks, results[0].part),
         load_cost(directories),
     )
-    options = ReportOptions(region_len, solved_threshold, bootstrap, commands, config_text)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    report = write_tables_and_figures(material, stack_methods(results), out_dir, options)
-    write_report_page(report, results, out_dir, options)
-    if console is not None:
-        tables.print_table(report.rows, report.notes, console)
+    report = write_tables_and_figures(material, methods, out_dir, options)
+    write_report_page(report, methods, out_dir, options)
+    if options.console is not None:
+        tables.print_table(report.rows, report.notes, options.console)
     return report.rows
 
 
@@ -132,51 +134,63 @@ def write_tables_and_figures(
     """Write everything but the page.
 
     Args:
-        material: what was read; all of its results are in the tables.
+        material: what was read; all of its methods are in the tables.
         shown: the methods that are in the figures.
         out_dir: an existing directory.
         options: how it is made.
     """
-    results, bootstrap = material.results, options.bootstrap
-    rows = method_rows(results, solved_threshold=options.solved_threshold, bootstrap=bootstrap)
-    lines = tables.notes(results, rows, bootstrap)
-    methods = stack_methods(results)
-    differences = difference_rows(methods, reference_label(methods), bootstrap=bootstrap)
-    tables.write_tables(rows, lines, out_dir, differences)
-    figures = write_figures(
-        shown,
-        out_dir,
-        source=material.source,
-        region_len=options.region_len,
-        solved_threshold=options.solved_threshold,
-        bootstrap=bootstrap,
-    )
+    methods, threshold = material.methods, options.solved_threshold
+    rows, lines = method_rows(methods, solved_threshold=threshold), notes(methods)
+    reference = differences.reference_method(methods)
+    paired = differences.difference_rows(methods, reference)
+    printed = paper.printed_tables(rows, lines, paired, difference_notes(paired, reference))
+    tables.write_rows(rows, columns.COLUMNS, out_dir / "table.csv")
+    tables.write_rows(paired, differences.COLUMNS, out_dir / "differences.csv")
+    write_by_seed(methods, threshold, out_dir / "by_seed.csv")
+    paper.write_markdown(printed, out_dir / "table.md")
+    paper.write_latex(printed, out_dir / "table.tex")
+    figures = write_figures(shown, out_dir, source=material.source, solved_threshold=threshold)
     if material.cost:
-        figures["cost"] = draw_cost(material.cost, out_dir)
+        figures["cost"] = draw_cost(material.cost, material.records, out_dir)
     if material.logs:
-        figures["training"] = draw_training(material.logs, out_dir)
-    return Report(rows, lines, differences, figures)
+        figures["training"] = draw_training(material.logs, material.records, out_dir)
+    return Report(rows, lines, printed, figures)
+
+
+def write_by_seed(methods: Sequence[MethodScores], solved_threshold: float, path: Path) -> None:
+    """Write a row per method and training seed, every column as if there were no other seed."""
+    rows = []
+    trained = [method for method in methods if not method.record.is_rollout]
+    for seed in sorted({seed for method in trained for seed in method.seeds}):
+        of_seed = [method.of_seed(seed) for method in methods if seed in method.seeds]
+        rows += [(seed, row) for row in method_rows(of_seed, solved_threshold=solved_threshold)]
+    order = {method.label: position for position, method in enumerate(methods)}
+    rows.sort(key=lambda pair: order[pair[1].label])
+    names = [column.name for column in columns.COLUMNS if column.in_csv]
+    write_csv(
+        path,
+        ("method", "training_seed", *names),
+        ((row.label, seed, *(row[name] for name in names)) for seed, row in rows),
+    )
 
 
 def write_report_page(
     report: Report,
-    results: Sequence[EvaluationResult],
+    methods: Sequence[MethodScores],
     out_dir: Path,
     options: ReportOptions,
     *,
     title: str = "Comparison",
-    lead: Sequence[str] = (),
+    lead: Sequence[PageSection] = (),
 ) -> None:
     """Write report.html; `title` and `lead` as in `write_page`."""
     write_page(
-        report.rows,
-        results,
+        report.tables,
+        methods,
         report.figures,
-        options.commands,
-        options.config_text,
         out_dir / "report.html",
-        notes=report.notes,
-        differences=report.differences,
+        commands=options.commands,
+        config_text=options.config_text,
         solved_threshold=options.solved_threshold,
         title=title,
         lead=lead,

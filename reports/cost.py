@@ -4,7 +4,7 @@
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from reports import style
+from reports.columns import axis_title
 from reports.files import write_csv
-from reports.results import ResultsError, method_rank
+from reports.records import MethodRecord, unknown_record
+from reports.result_files import ResultsError
 
 NAME = "cost"
 COLUMNS = ("method", "history_regions", "context_bytes", "ms_per_action", "n_streams")
@@ -58,7 +60,7 @@ def load_cost(run_dirs: Iterable[str | Path]) -> list[CostRow]:
                 f"delete {path.parent} and run pipelines.cost again"
             ) from error
         if rows:
-            return sorted(rows, key=lambda row: (method_rank(row.method), row.history_regions))
+            return rows
     return []
 
 
@@ -72,16 +74,21 @@ def _row(row: dict[str, str]) -> CostRow:
     )
 
 
-def draw_cost(rows: Sequence[CostRow], out_dir: Path) -> list[Path]:
+def draw_cost(
+    rows: Sequence[CostRow], records: Mapping[str, MethodRecord], out_dir: Path
+) -> list[Path]:
     """Draw bytes and milliseconds against regions of history, all axes logarithmic.
 
     Args:
         rows: from `load_cost`.
+        records: of the compared methods, by name.
         out_dir: an existing directory; cost.{pdf,png,csv} are written there.
 
     Returns:
         The PDF and the PNG.
     """
+    found = {row.method: records.get(row.method) or unknown_record(row.method) for row in rows}
+    rows = sorted(rows, key=lambda row: (found[row.method].rank, row.history_regions))
     write_csv(
         out_dir / f"{NAME}.csv", COLUMNS, ([getattr(row, c) for c in COLUMNS] for row in rows)
     )
@@ -89,9 +96,9 @@ def draw_cost(rows: Sequence[CostRow], out_dir: Path) -> list[Path]:
     with style.new_figure(6.4, 2.3) as figure:
         left, right = figure.subplots(1, 2)
         figure.subplots_adjust(wspace=0.32)
-        _draw(left, rows, [row.context_bytes / 1024 for row in rows])
-        _draw(right, rows, [row.ms_per_action for row in rows])
-        left.set_ylabel("context state of one stream, KB")
+        _draw(left, rows, found, [row.context_bytes / 1024 for row in rows])
+        _draw(right, rows, found, [row.ms_per_action for row in rows])
+        left.set_ylabel(axis_title("context_bytes"))
         streams = ", ".join(str(n) for n in sorted({row.n_streams for row in rows}))
         right.set_ylabel(f"ms per action of {streams} streams")
         for axes in (left, right):
@@ -103,10 +110,14 @@ def draw_cost(rows: Sequence[CostRow], out_dir: Path) -> list[Path]:
         return style.save(figure, out_dir, NAME)
 
 
-def _draw(axes: Axes, rows: Sequence[CostRow], values: Sequence[float]) -> None:
-    methods = list(dict.fromkeys(row.method for row in rows))
-    looks = style.looks(methods)
-    for method in methods:
+def _draw(
+    axes: Axes,
+    rows: Sequence[CostRow],
+    records: Mapping[str, MethodRecord],
+    values: Sequence[float],
+) -> None:
+    looks = style.looks({row.method: records[row.method] for row in rows})
+    for method in looks:
         look = looks[method]
         points = [
             (r.history_regions, v) for r, v in zip(rows, values, strict=True) if r.method == method
@@ -118,7 +129,7 @@ def _draw(axes: Axes, rows: Sequence[CostRow], values: Sequence[float]) -> None:
             lw=look.width,
             marker=look.marker,
             ms=3.5,
-            label=NAMES.get(method, style.title(method)),
+            label=NAMES.get(method, records[method].title),
         )
     axes.set_xscale("log")
     axes.set_yscale("log")

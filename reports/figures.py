@@ -15,23 +15,42 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from reports import statistics, style
-from reports.aggregate import SOLVED_THRESHOLD, MethodScores, is_normalized
-from reports.curves import draw_learning_curves
+from reports.border_figure import draw_borders
+from reports.column import number
+from reports.curves import draw_learning_curves, return_name
 from reports.files import write_csv
 from reports.gap import draw_gap
+from reports.measures import SOLVED_THRESHOLD
 from reports.profiles import draw_profiles
-from reports.results import SourceCurves
-from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
+from reports.records import (
+    BASELINE,
+    CONTROL,
+    NO_CONTEXT,
+    RAW_CONTEXT,
+    REFERENCE,
+    SEARCH,
+    STUDENT,
+    TEACHER,
+)
+from reports.scores import MethodScores, is_normalized
+from reports.source_curves import SourceCurves
+from reports.statistics import Interval
 
 Floats = NDArray[np.float64]
 
-SHOWN_PER_TASK = ("student", "teacher", "none")
 MAX_DOT_TASKS = 30
 MAX_MAP_TASKS = 120
 TASKS_PER_BLOCK = 30
 MAX_POINTS = 400  # of one bar; more would be a smear
-GROUP_COLORS = {"student": style.BLUE, "random": style.LIGHT_GREY, "optimal": style.LIGHT_GREY}
-FULL_CONTEXT_COLOR, CONTEXT_COLOR, CONTROL_COLOR = style.GREY, style.SKY, style.VERMILLION
+GROUP_COLORS = {
+    STUDENT: style.BLUE,
+    TEACHER: style.GREY,
+    RAW_CONTEXT: style.GREY,
+    BASELINE: style.SKY,
+    CONTROL: style.VERMILLION,
+    REFERENCE: style.LIGHT_GREY,
+    SEARCH: style.LIGHT_GREY,
+}
 
 
 def write_figures(
@@ -39,9 +58,7 @@ def write_figures(
     out_dir: Path,
     *,
     source: SourceCurves | None = None,
-    region_len: int | None = None,
     solved_threshold: float = SOLVED_THRESHOLD,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> dict[str, list[Path]]:
     """Write every figure the results allow.
 
@@ -49,54 +66,55 @@ def write_figures(
         methods: from `stack_methods`.
         out_dir: an existing directory.
         source: the source algorithm's learning curves, if any.
-        region_len: transitions in a region, see `draw_learning_curves`.
         solved_threshold: marked in the figure of tasks.
-        bootstrap: how intervals are drawn.
 
     Returns:
         PDF and PNG of each figure, by its name.
     """
     written = {
-        "learning_curves": draw_learning_curves(
-            methods, out_dir, source=source, region_len=region_len, bootstrap=bootstrap
-        ),
-        "bars": draw_bars(methods, out_dir, bootstrap=bootstrap),
+        "learning_curves": draw_learning_curves(methods, out_dir, source=source),
+        "borders": draw_borders(methods, out_dir),
+        "bars": draw_bars(methods, out_dir),
     }
-    shown = [method for method in methods if method.label in SHOWN_PER_TASK]
+    shown = shown_per_task(methods)
     if shown:
         written["tasks"] = draw_tasks(shown, out_dir, solved_threshold=solved_threshold)
-    written["profiles"] = draw_profiles(methods, out_dir, bootstrap=bootstrap)
+    written["profiles"] = draw_profiles(methods, out_dir)
     written["gap"] = draw_gap(methods, out_dir)
     return {name: paths for name, paths in written.items() if paths}
 
 
-def draw_bars(
-    methods: Sequence[MethodScores],
-    out_dir: Path,
-    *,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-) -> list[Path]:
-    """Interquartile mean of the final return per method, interval, a point per (seed, task).
+def shown_per_task(methods: Sequence[MethodScores]) -> list[MethodScores]:
+    """The few methods whose returns are shown task by task: student, teacher, no context."""
+    return [
+        method
+        for method in methods
+        if method.label == method.method
+        and (method.record.group in (STUDENT, TEACHER) or method.method == NO_CONTEXT)
+    ]
+
+
+def draw_bars(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
+    """Mean of the final return per method, interval, seeds, and a point per (seed, task).
 
     Args:
         methods: from `stack_methods`.
         out_dir: an existing directory; bars.{pdf,png,csv} and bars_points.csv are written there.
-        bootstrap: how intervals are drawn.
 
     Returns:
         The PDF and the PNG.
     """
-    centers = [float(statistics.iqm(method.scores)) for method in methods]
+    means = [float(method.scores.mean()) for method in methods]
+    iqms = [float(statistics.iqm(method.scores)) for method in methods]
     intervals = [
-        statistics.stratified_bootstrap_interval(method.scores, bootstrap=bootstrap)
-        for method in methods
+        statistics.seed_interval(method.replicated(method.seed_scores)) for method in methods
     ]
     write_csv(
         out_dir / "bars.csv",
-        ("method", "return", "ci_low", "ci_high"),
+        ("method", "mean", "interval_low", "interval_high", "interval_kind", "iqm"),
         (
-            (method.label, center, *interval)
-            for method, center, interval in zip(methods, centers, intervals, strict=True)
+            (method.label, mean, *interval, iqm)
+            for method, mean, interval, iqm in zip(methods, means, intervals, iqms, strict=True)
         ),
     )
     write_csv(
@@ -104,17 +122,17 @@ def draw_bars(
     )
     with style.new_figure(5.0, 0.6 + 0.27 * len(methods)) as figure:
         axes = figure.subplots()
-        for row, (method, center, interval) in enumerate(
-            zip(methods, centers, intervals, strict=True)
-        ):
-            _draw_bar(axes, row, method, center, interval)
-        axes.set_yticks(
-            range(len(methods)), labels=[style.title(method.label) for method in methods]
-        )
+        for row, (method, mean, interval) in enumerate(zip(methods, means, intervals, strict=True)):
+            _draw_bar(axes, row, method, mean, interval)
+        axes.set_yticks(range(len(methods)), labels=[method.title for method in methods])
         for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
-            tick.set_fontweight("bold" if method.label == "student" else "normal")
+            tick.set_fontweight("bold" if method.is_ours else "normal")
         axes.set_ylim(len(methods) - 0.4, -0.6)
-        axes.text(1.02, 1.0, "IQM", transform=axes.transAxes, color=style.GREY, va="bottom")
+        for at, heading, values in ((1.02, "mean", means), (1.11, "IQM", iqms)):
+            axes.text(at, 1.0, heading, transform=axes.transAxes, color=style.GREY, va="bottom")
+            for row, value in enumerate(values):
+                place = axes.get_yaxis_transform()
+                axes.text(at, row, number(value, 2), transform=place, va="center", fontsize=7.5)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(_final_return_name(methods))
         if is_normalized(methods):
@@ -123,30 +141,19 @@ def draw_bars(
         return style.save(figure, out_dir, "bars")
 
 
-def _draw_bar(
-    axes: Axes, row: int, method: MethodScores, center: float, interval: statistics.Interval
-) -> None:
-    color = _bar_color(method.method)
-    axes.barh(row, center, height=0.66, color=color, alpha=0.55, edgecolor=style.BLACK, lw=0.5)
+def _draw_bar(axes: Axes, row: int, method: MethodScores, mean: float, interval: Interval) -> None:
+    color = GROUP_COLORS[method.record.group]
+    axes.barh(row, mean, height=0.66, color=color, alpha=0.55, edgecolor=style.BLACK, lw=0.5)
     scores = method.scores.ravel()
     generator = np.random.default_rng(0)
     if scores.size > MAX_POINTS:
         scores = generator.choice(scores, MAX_POINTS, replace=False)
     heights = row + generator.uniform(-0.24, 0.24, size=scores.size)
     axes.plot(scores, heights, "o", ms=2.2, mfc="none", mec=style.BLACK, mew=0.4, alpha=0.5)
-    if np.isfinite(interval).all():
-        axes.plot(interval, [row, row], color=style.BLACK, lw=2.2, solid_capstyle="butt")
-    transform = axes.get_yaxis_transform()
-    text = f"{center:.2f}".replace("-", "−")
-    axes.text(1.02, row, text, transform=transform, va="center", fontsize=7.5)
-
-
-def _bar_color(method: str) -> str:
-    if method in ("teacher", "long_context"):
-        return FULL_CONTEXT_COLOR
-    if method in ("student_zeroed", "student_shuffled", "none"):
-        return CONTROL_COLOR
-    return GROUP_COLORS.get(method, CONTEXT_COLOR)
+    if interval.kind:
+        axes.plot(interval[:2], [row, row], color=style.BLACK, lw=1.4, solid_capstyle="butt")
+        seeds = method.seed_scores
+        axes.plot(seeds, [row] * seeds.size, "|", ms=7, mew=1.4, color=style.BLACK)
 
 
 def _points(methods: Sequence[MethodScores]) -> list[tuple[str, int | None, str, float]]:
@@ -160,8 +167,7 @@ def _points(methods: Sequence[MethodScores]) -> list[tuple[str, int | None, str,
 
 def _final_return_name(methods: Sequence[MethodScores]) -> str:
     n = methods[0].final_episodes
-    kind = "normalised return" if is_normalized(methods) else "return"
-    return f"{kind}, last {n} in-context episodes" if n > 1 else f"{kind}, last episode"
+    return f"{return_name(methods)}, last {f'{n} episodes' if n > 1 else 'episode'}"
 
 
 def draw_tasks(
@@ -213,7 +219,7 @@ def _draw_task_dots(
 ) -> None:
     axes = figure.subplots()
     rows = np.arange(order.size)
-    looks = style.looks([method.label for method in methods])
+    looks = style.looks({method.label: method.record for method in methods})
     axes.hlines(rows, 0, 1, color=style.LIGHT_GREY, lw=0.4, transform=axes.get_yaxis_transform())
     offsets = 0.2 * (np.arange(len(methods)) - (len(methods) - 1) / 2)
     for method, offset in zip(methods, offsets, strict=True):
@@ -227,7 +233,7 @@ def _draw_task_dots(
             look.marker,
             color=look.color,
             ms=4,
-            label=style.title(method.label),
+            label=method.title,
         )
     axes.set_yticks(rows, labels=[names[task] for task in order])
     axes.set_ylim(order.size - 0.5, -0.6)
@@ -266,7 +272,7 @@ def _draw_task_map(
         axes.xaxis.tick_top()
         axes.set_xticks(
             range(len(methods)),
-            labels=[style.title(method.label) for method in methods],
+            labels=[method.title for method in methods],
             rotation=60,
             ha="left",
             rotation_mode="anchor",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows under a header; None and nan become empty cells."""
+    """Write rows under a header; None, nan and what is not finite become empty cells."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -16,5 +16,5 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def is_unknown(value: object) -> bool:
-    """Whether a value is None or nan."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    """Whether a value is None, nan or infinite, which in a column of episodes is never."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))

@@ -6,17 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from reports import style
-from reports.aggregate import MethodScores, gap_recovered, gap_recovered_by_seed
+from reports.column import number
+from reports.columns import axis_title
 from reports.files import write_csv
+from reports.measures import gap_recovered
+from reports.records import NO_CONTEXT, TEACHER
+from reports.scores import MethodScores
 
 NAME = "gap"
-LINES = {"none": 0.0, "teacher": 1.0}
-NOT_SHOWN = ("teacher", "none", "random", "optimal")
 MARGIN = 0.06  # of the range, on either side
 
 
 def draw_gap(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
-    """Draw (method - none) / (teacher - none) of every method that has both to be set against.
+    """Draw the gap recovered of every method that has teacher and no context beside it.
 
     Args:
         methods: from `stack_methods`.
@@ -25,52 +27,55 @@ def draw_gap(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
     Returns:
         The PDF and the PNG; nothing without teacher, no context, or a gap between them.
     """
-    shares = {
+    floor = next((m for m in methods if m.method == NO_CONTEXT), None)
+    ceiling = next((m for m in methods if m.record.group == TEACHER), None)
+    gaps = {
         method.label: gap_recovered(method, methods)
         for method in methods
-        if method.method not in NOT_SHOWN
+        if method.method != NO_CONTEXT and method.record.group != TEACHER
     }
-    shown = [method for method in methods if np.isfinite(shares.get(method.label, np.nan))]
-    if not shown:
+    shown = [m for m in methods if m.label in gaps and np.isfinite(gaps[m.label].share)]
+    if not shown or floor is None or ceiling is None:
         return []
-    points = {method.label: gap_recovered_by_seed(method, methods) for method in shown}
     write_csv(
         out_dir / f"{NAME}.csv",
         ("method", "gap_recovered"),
-        ((method.label, shares[method.label]) for method in shown),
+        ((method.label, gaps[method.label].share) for method in shown),
     )
     write_csv(
         out_dir / f"{NAME}_points.csv",
         ("method", "training_seed", "gap_recovered"),
-        ((label, *point) for label, found in points.items() for point in found),
+        ((m.label, *point) for m in shown for point in gaps[m.label].by_seed.items()),
     )
     with style.new_figure(5.0, 0.65 + 0.25 * len(shown)) as figure:
         axes = figure.subplots()
-        looks = style.looks([method.label for method in shown])
+        looks = style.looks({method.label: method.record for method in methods})
         for row, method in enumerate(shown):
-            look, share = looks[method.label], shares[method.label]
-            axes.plot([0, share], [row, row], color=look.color, lw=1.6, solid_capstyle="butt")
-            values = [value for _, value in points[method.label]]
+            look, gap = looks[method.label], gaps[method.label]
+            axes.plot([0, gap.share], [row, row], color=look.color, lw=1.6, solid_capstyle="butt")
+            values = list(gap.by_seed.values())
             axes.plot(values, [row] * len(values), "o", ms=5.5, mfc="none", mec=style.GREY, mew=0.7)
-            axes.plot(share, row, marker=look.marker or "o", color=look.color, ms=5)
+            axes.plot(gap.share, row, marker=look.marker or "o", color=look.color, ms=5)
             axes.text(
                 1.02,
                 row,
-                f"{round(share, 2) + 0.0:.2f}".replace("-", "−"),
+                number(gap.share, 2),
                 transform=axes.get_yaxis_transform(),
                 va="center",
                 fontsize=7.5,
             )
-        for name, at in LINES.items():
+        for line, at in ((floor, 0.0), (ceiling, 1.0)):
             axes.axvline(at, color=style.BLACK, lw=0.7, ls=(0, (4, 2)), zorder=0)
-            axes.text(at, -0.75, style.title(name), ha="center", va="bottom", fontsize=7.5)
-        every = [*LINES.values(), *shares.values(), *(v for f in points.values() for _, v in f)]
+            axes.text(at, -0.75, line.record.title, ha="center", va="bottom", fontsize=7.5)
+        every = [0.0, 1.0]
+        for method in shown:
+            every += [gaps[method.label].share, *gaps[method.label].by_seed.values()]
         low, high = float(np.nanmin(every)), float(np.nanmax(every))
         axes.set_xlim(low - MARGIN * (high - low), high + MARGIN * (high - low))
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_yticks(range(len(shown)), labels=[style.title(m.label) for m in shown])
+        axes.set_yticks(range(len(shown)), labels=[method.title for method in shown])
         for tick, method in zip(axes.get_yticklabels(), shown, strict=True):
-            tick.set_fontweight("bold" if method.label == "student" else "normal")
+            tick.set_fontweight("bold" if method.is_ours else "normal")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("gap recovered, mean normalised final return")
+        axes.set_xlabel(axis_title("gap_recovered"))
         return style.save(figure, out_dir, NAME)

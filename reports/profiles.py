@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from reports import statistics, style
-from reports.aggregate import MethodScores, is_normalized
-from reports.curves import REFERENCES, arrange, place_panels
+from reports.curves import arrange, place_panels
 from reports.files import write_csv
-from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap
+from reports.scores import MethodScores, is_normalized
 
 Floats = NDArray[np.float64]
 
@@ -30,57 +29,49 @@ class Profile:
     """One line of the figure, over `THRESHOLDS`.
 
     Attributes:
-        label: the method.
+        method: whose it is.
         shares: share of (training seed, task) that reaches each threshold.
-        low: lower bound, nan where there is no interval.
-        high: upper bound.
+        band: its bounds, nan where there are none.
     """
 
-    label: str
+    method: MethodScores
     shares: Floats
-    low: Floats
-    high: Floats
+    band: statistics.Band
 
 
-def draw_profiles(
-    methods: Sequence[MethodScores],
-    out_dir: Path,
-    *,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-) -> list[Path]:
-    """Draw the profile of every method that acts by itself, panels as in the learning curves.
+def draw_profiles(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
+    """Draw the profile of every trained method, panels as in the learning curves.
 
     Args:
         methods: from `stack_methods`.
         out_dir: an existing directory; profiles.{pdf,png,csv} are written there.
-        bootstrap: how intervals are drawn.
 
     Returns:
         The PDF and the PNG; nothing where returns are not normalised or no method is left.
     """
-    learners = [method for method in methods if method.label not in REFERENCES]
+    learners = [method for method in methods if not method.record.is_rollout]
     if not learners or not is_normalized(methods):
         return []
-    profiles = {method.label: profile(method, bootstrap) for method in learners}
+    profiles = {method.label: profile(method) for method in learners}
     write_csv(
         out_dir / f"{NAME}.csv",
-        ("method", "threshold", "share", "ci_low", "ci_high"),
+        ("method", "threshold", "share", "band_low", "band_high", "band"),
         (
-            (curve.label, *point)
-            for curve in profiles.values()
-            for point in zip(THRESHOLDS, curve.shares, curve.low, curve.high, strict=True)
+            (label, *point, line.band.kind)
+            for label, line in profiles.items()
+            for point in zip(THRESHOLDS, line.shares, line.band.low, line.band.high, strict=True)
         ),
     )
-    panels = arrange(list(profiles))
+    panels = arrange(learners)
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    looks = style.looks(list(profiles))
+    looks = style.looks({method.label: method.record for method in methods})
     with style.new_figure(3.7 * n_columns, 2.3 * n_rows) as figure:
         grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
         figure.subplots_adjust(wspace=0.85, hspace=0.4)
         for axes, panel in zip(grid.flat, panels, strict=False):
             axes.set_title(panel.name)
-            _draw_panel(axes, [profiles[label] for label in panel.labels], looks)
+            _draw_panel(axes, [profiles[method.label] for method in panel.methods], looks)
         for axes in grid[:, 0]:
             axes.set_ylabel("share of seeds and tasks\nthat reach it")
         for axes in place_panels(grid, len(panels)):
@@ -88,24 +79,23 @@ def draw_profiles(
         return style.save(figure, out_dir, NAME)
 
 
-def profile(method: MethodScores, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Profile:
-    """Share of (training seed, task) that reaches each of `THRESHOLDS`, with its pointwise band."""
-    reached = statistics.reached(method.scores, THRESHOLDS)  # (S, T', thresholds)
-    low, high = statistics.bootstrap_band(reached, statistics.mean, bootstrap)
-    return Profile(method.label, reached.mean(axis=(0, 1)), low, high)
+def profile(method: MethodScores) -> Profile:
+    """Share of (training seed, task) that reaches each of `THRESHOLDS`; equal to it counts too."""
+    shares = (method.scores[..., None] >= THRESHOLDS).mean(axis=1)  # (S, thresholds)
+    return Profile(method, shares.mean(axis=0), statistics.seed_band(method.replicated(shares)))
 
 
-def _draw_panel(axes: Axes, curves: Sequence[Profile], looks: dict[str, style.Look]) -> None:
+def _draw_panel(axes: Axes, lines: Sequence[Profile], looks: dict[str, style.Look]) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.02, 1.02)
-    for position, curve in enumerate(reversed(curves)):  # the first, ours, on top
-        look = looks[curve.label]
+    for position, line in enumerate(reversed(lines)):  # the first, ours, on top
+        look, band = looks[line.method.label], line.band
         axes.fill_between(
-            THRESHOLDS, curve.low, curve.high, color=look.color, alpha=0.12, lw=0, step="pre"
+            THRESHOLDS, band.low, band.high, color=look.color, alpha=0.12, lw=0, step="pre"
         )
         axes.plot(
             THRESHOLDS,
-            curve.shares,
+            line.shares,
             drawstyle="steps-pre",
             color=look.color,
             ls=look.dashes,
@@ -113,17 +103,17 @@ def _draw_panel(axes: Axes, curves: Sequence[Profile], looks: dict[str, style.Lo
             marker=look.marker,
             ms=3.5,
             clip_on=False,
-            markevery=(2 + position * 18 // len(curves), 18),
-            label=style.title(curve.label),
+            markevery=(2 + position * 18 // len(lines), 18),
+            label=line.method.title,
         )
-    handles, labels = axes.get_legend_handles_labels()
+    handles, titles = axes.get_legend_handles_labels()
     legend = axes.legend(
         handles[::-1],
-        labels[::-1],
+        titles[::-1],
         loc="upper left",
         bbox_to_anchor=(1.02, 1.03),
         frameon=False,
         handlelength=3,
     )
-    for text in legend.get_texts():
-        text.set_fontweight("bold" if text.get_text() == style.title("student") else "normal")
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_fontweight("bold" if line.method.is_ours else "normal")

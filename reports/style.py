@@ -1,10 +1,10 @@
-"""How figures look: colours, line styles, names, labels that do not overlap, saving.
+"""How figures look: colours, line styles, labels that do not overlap, saving.
 
 Colours are those of Okabe and Ito, told apart by colour-blind readers; dashes and markers differ
 as well, so that a figure survives a greyscale printer. No global state of matplotlib is touched.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reports.results import is_point
+from reports.records import (
+    BASELINE,
+    CONTROL,
+    NO_CONTEXT,
+    RAW_CONTEXT,
+    REFERENCE,
+    SEARCH,
+    STUDENT,
+    TEACHER,
+    MethodRecord,
+)
 
 BLACK, GREY, LIGHT_GREY = "#000000", "#6E6E6E", "#C8C8C8"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
@@ -54,20 +64,33 @@ class Look:
     width: float = 1.2
 
 
-LOOKS = {
-    "student": Look(BLUE, "-", "o", 2.0),
-    "teacher": Look(BLACK, (0, (5, 1.5)), "s"),
-    "long_context": Look(GREEN, (0, (8, 1.5)), "p"),
-    "truncation": Look(ORANGE, (0, (5, 1.5)), "v"),
-    "mean_pooling": Look(SKY, (0, (2, 1)), "^"),
-    "mean_pooling_encoded": Look(GREEN, (0, (3, 1, 1, 1)), "D"),
-    "pca": Look(PURPLE, (0, (6, 1, 1, 1, 1, 1)), "P"),
-    "none": Look(VERMILLION, (0, (1, 1)), "x"),
-    "student_zeroed": Look(PURPLE, (0, (2, 1)), "<"),
-    "student_shuffled": Look(ORANGE, (0, (1, 1)), ">"),
-    "random": Look(GREY),
-    "optimal": Look(GREY),
+STUDENT_LOOK = Look(BLUE, "-", "o", 2.0)
+NO_CONTEXT_LOOK = Look(VERMILLION, (0, (1, 1)), "x")
+REFERENCE_LOOK = Look(GREY, "-", "", 0.5)
+GROUP_LOOKS = {
+    STUDENT: (STUDENT_LOOK,),
+    TEACHER: (Look(BLACK, (0, (5, 1.5)), "s"), Look(BLACK, (0, (2, 1)), "8")),
+    RAW_CONTEXT: (Look(GREEN, (0, (8, 1.5)), "p"), Look(PURPLE, (0, (8, 1.5, 2, 1.5)), "H")),
+    BASELINE: (
+        Look(ORANGE, (0, (5, 1.5)), "v"),
+        Look(SKY, (0, (2, 1)), "^"),
+        Look(GREEN, (0, (3, 1, 1, 1)), "D"),
+        Look(PURPLE, (0, (6, 1, 1, 1, 1, 1)), "P"),
+    ),
+    CONTROL: (
+        Look(PURPLE, (0, (2, 1)), "<"),
+        Look(ORANGE, (0, (1, 1)), ">"),
+        Look(SKY, (0, (4, 1)), "d"),
+    ),
+    SEARCH: (
+        Look("#4D4D4D", (0, (6, 2)), "", 1.0),
+        Look("#8C8C8C", (0, (3, 1.5)), "", 1.0),
+        Look("#B0B0B0", (0, (1.5, 1)), "", 1.0),
+    ),
+    REFERENCE: (REFERENCE_LOOK, REFERENCE_LOOK),
 }
+"""How the methods of a group are drawn, in their order."""
+
 SPARE_DASHES = ("-", (0, (4, 1)), (0, (1, 1.5)))
 SPARE_LOOKS = tuple(
     Look(color, SPARE_DASHES[(turn + position) % len(SPARE_DASHES)], marker)
@@ -77,38 +100,28 @@ SPARE_LOOKS = tuple(
     )
 )
 
-TITLES = {
-    "student": "student",
-    "teacher": "teacher",
-    "long_context": "long context",
-    "truncation": "truncation",
-    "mean_pooling": "mean pooling, raw",
-    "mean_pooling_encoded": "mean pooling, encoded",
-    "pca": "PCA",
-    "none": "no context",
-    "student_zeroed": "zeroed latents",
-    "student_shuffled": "shuffled latents",
-    "random": "random",
-    "optimal": "optimal",
-    "source_ppo": "source PPO",
-    "source_ppo_final": "source PPO, final",
-}
 
+def looks(records: Mapping[str, MethodRecord]) -> dict[str, Look]:
+    """A look for every label; methods take those of their group in turn, others spare ones.
 
-def title(label: str) -> str:
-    """The name of a method in figures; "@run" stays, a sweep's "student@m = 8" is "m = 8"."""
-    method, at, where = label.partition("@")
-    name = TITLES.get(method, method.replace("_", " "))
-    if is_point(label):
-        return where if method == "student" else f"{name}, {where}"
-    return name + at + where
-
-
-def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for every label; methods keep theirs, others take spare ones in turn."""
-    spare = [label for label in labels if label not in LOOKS]
-    extra = {label: SPARE_LOOKS[i % len(SPARE_LOOKS)] for i, label in enumerate(spare)}
-    return {label: LOOKS.get(label) or extra[label] for label in labels}
+    Args:
+        records: by label. A label that is more than a name, "@" and a run or setting, stands for
+            one of many of its group.
+    """
+    found: dict[str, Look] = {}
+    spare = 0
+    taken = dict.fromkeys(GROUP_LOOKS, 0)
+    for label, record in records.items():
+        offered = GROUP_LOOKS[record.group]
+        if label == NO_CONTEXT:
+            found[label] = NO_CONTEXT_LOOK
+        elif label == record.name and taken[record.group] < len(offered):
+            found[label] = offered[taken[record.group]]
+            taken[record.group] += 1
+        else:
+            found[label] = SPARE_LOOKS[spare % len(SPARE_LOOKS)]
+            spare += 1
+    return found
 
 
 @contextmanager

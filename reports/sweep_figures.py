@@ -1,12 +1,10 @@
 """The figures of a sweep: return against a setting, against bits of context, and as a map of two.
 
 `sweep_<axis>`: the student's return above the accuracy of reconstruction, one line per combination
-of the other settings. `bits`: return against the size of the latents. `heatmap`: two settings.
+of the other settings. `bits`: return against the bits of the latents. `heatmap`: two settings.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from reports import statistics, style
-from reports.aggregate import MethodScores, is_normalized
+from reports import style
+from reports.column import number
+from reports.columns import axis_title
+from reports.curves import return_name
 from reports.files import write_csv
-from reports.statistics import DEFAULT_BOOTSTRAP, Bootstrap, Interval
+from reports.records import NO_CONTEXT, TEACHER
+from reports.scores import MethodScores, is_normalized
+from reports.sweep_axes import Axis, PlacedPoint, lines, show
 
 Floats = NDArray[np.float64]
 
-METHOD_AXIS = "method"
-LEVELS = ("teacher", "none")
+ACCURACY = "reconstruction_accuracy"
+POINT_COLUMNS = ("mean", "interval_low", "interval_high", "interval_kind")
 DODGE = 0.14  # between lines, so that intervals do not cover each other
 SEED_MARK: dict[str, Any] = {"marker": "o", "ls": "", "ms": 2.8, "mfc": "none", "mew": 0.7}
 SEED_SHIFT = 5.5  # points to the right of the marker, which would cover them
@@ -42,111 +44,15 @@ LINE_LOOKS = tuple(
 CAPTIONS = {
     "bits": (
         "Return against bits of context",
-        "Return of the student against the bits its latents take as they are stored. Left of the "
+        "Return of the student against the bits one region is kept in. Left of the "
         "vertical line, latents could not name the task even if no bit were wasted.",
     ),
     "heatmap": (
         "Both settings at once",
-        "Interquartile mean of the final return, over training seeds and tasks, for every "
+        "Mean of the final return, over training seeds and tasks, for every "
         "combination of values. Hatched: not evaluated.",
     ),
 }
-
-Value = float | int | bool | str | None
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One setting that was varied.
-
-    Attributes:
-        key: its dotted key.
-        stem: the part of the key that tells it from the other axes; names files.
-        name: how it is called in labels.
-        values: in the order of the sweep.
-    """
-
-    key: str
-    stem: str
-    name: str
-    values: tuple[Value, ...]
-
-    def position(self, value: Value) -> int:
-        """Where `value` stands among the values; true is not 1.
-
-        Raises:
-            ValueError: it is none of them.
-        """
-        for position, other in enumerate(self.values):
-            if other == value and isinstance(other, bool) == isinstance(value, bool):
-                return position
-        raise ValueError(f"{self.key} = {value!r} is none of {list(self.values)}")
-
-    def setting(self, value: Value) -> str:
-        """The setting as a label, "m = 8"."""
-        return style.title(str(value)) if self.is_method else f"{self.name} = {show(value)}"
-
-    def tick(self, value: Value) -> str:
-        """The value as a label of this axis."""
-        return style.title(str(value)) if self.is_method else show(value)
-
-    @property
-    def is_method(self) -> bool:
-        """Whether the values are methods."""
-        return self.key == METHOD_AXIS
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether a line between two values means anything."""
-        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
-
-
-def show(value: Value) -> str:
-    """A value as YAML writes it, numbers as short as they stay exact."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return str(value)
-
-
-@dataclass(frozen=True)
-class PlacedPoint:
-    """A point of the sweep and the scores of what it is there for, None where not evaluated."""
-
-    values: Mapping[str, Value]
-    scores: MethodScores | None
-
-    def number(self, key: str) -> float | None:
-        """Mean over training seeds of a number of metrics.json."""
-        known = list(self.number_by_seed(key).values())
-        return float(np.mean(known)) if known else None
-
-    def number_by_seed(self, key: str) -> dict[int, float]:
-        """A number of metrics.json by training seed, where it is known."""
-        results = self.scores.results if self.scores else ()
-        numbers = {result.training_seed: result.number(key) for result in results}
-        return {s: float(v) for s, v in numbers.items() if s is not None and v is not None}
-
-    @cached_property
-    def center(self) -> float:
-        """Interquartile mean over training seeds and tasks, nan where not evaluated."""
-        return float(statistics.iqm(self.scores.scores)) if self.scores else np.nan
-
-    @cached_property
-    def by_seed(self) -> dict[int, float]:
-        """Interquartile mean over tasks, by training seed."""
-        if self.scores is None:
-            return {}
-        centers = statistics.iqm(self.scores.scores, axis=1)
-        pairs = zip(self.scores.seeds, centers, strict=True)
-        return {seed: float(center) for seed, center in pairs if seed is not None}
-
-    def interval(self, bootstrap: Bootstrap) -> Interval:
-        """Interval of `center` over training seeds."""
-        if self.scores is None:
-            return Interval(np.nan, np.nan)
-        return statistics.stratified_bootstrap_interval(self.scores.scores, bootstrap=bootstrap)
 
 
 def draw_sweep(
@@ -154,8 +60,6 @@ def draw_sweep(
     points: Sequence[PlacedPoint],
     methods: Sequence[MethodScores],
     out_dir: Path,
-    *,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> dict[str, list[Path]]:
     """Write every figure the sweep allows.
 
@@ -164,18 +68,16 @@ def draw_sweep(
         points: every combination, evaluated or not.
         methods: all methods; those labelled teacher and none are drawn as levels.
         out_dir: an existing directory.
-        bootstrap: how intervals are drawn.
 
     Returns:
         PDF and PNG of each figure, by its name.
     """
     varied = [axis for axis in axes if len(axis.values) > 1]
     figures = {
-        figure_name(axis): draw_axis(axis, axes, points, methods, out_dir, bootstrap=bootstrap)
-        for axis in varied
+        figure_name(axis): draw_axis(axis, axes, points, methods, out_dir) for axis in varied
     }
     if len({bits for point in points if (bits := point.number("latent_bits"))}) > 1:
-        figures["bits"] = draw_bits(axes, points, methods, out_dir, bootstrap=bootstrap)
+        figures["bits"] = draw_bits(axes, points, methods, out_dir)
     if len(varied) == len(axes) == 2:
         figures["heatmap"] = draw_heatmap(axes[0], axes[1], points, methods, out_dir)
     return figures
@@ -192,7 +94,7 @@ def sweep_captions(axes: Sequence[Axis]) -> dict[str, tuple[str, str]]:
     captions = {
         figure_name(axis): (
             f"Return against {axis.key}",
-            "Interquartile mean of the final return over training seeds and tasks, its interval, "
+            "Mean of the final return over training seeds and tasks, its 95 % interval, "
             f"and a circle for each training seed{others}. Below, where it was measured: the share "
             "of a region's observations, actions and next observations that can be read back from "
             "its latents.",
@@ -208,17 +110,15 @@ def draw_axis(
     points: Sequence[PlacedPoint],
     methods: Sequence[MethodScores],
     out_dir: Path,
-    *,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> list[Path]:
     """Draw the return against one setting, and reconstruction accuracy below it where known.
 
     Writes <name>.{pdf,png,csv} and <name>_points.csv, with the name of `figure_name`.
     """
     name = figure_name(axis)
-    _write_points(axes, points, out_dir, name, bootstrap)
-    lines = _lines(axis, axes, points)
-    has_accuracy = any(point.number("reconstruction_accuracy") is not None for point in points)
+    _write_points(axes, points, out_dir, name)
+    drawn = lines(axis, axes, points)
+    has_accuracy = any(point.number(ACCURACY) is not None for point in points)
     width = max(3.2, 0.55 * len(axis.values) + 0.8)
     with style.new_figure(width, 3.6 if has_accuracy else 2.5) as figure:
         panels = figure.subplots(
@@ -228,17 +128,17 @@ def draw_axis(
             gridspec_kw={"height_ratios": [2.2, 1][: 1 + has_accuracy], "hspace": 0.12},
         )[:, 0]
         for (label, line), look, offset in zip(
-            lines.items(), _line_looks(lines), _offsets(len(lines)), strict=True
+            drawn.items(), _line_looks(drawn), _offsets(len(drawn)), strict=True
         ):
             x = [axis.position(point.values[axis.key]) + offset for point in line]
-            _draw_line(panels[0], x, line, look, label, axis.is_ordered, bootstrap)
+            _draw_line(panels[0], x, line, look, label, axis.is_ordered)
             if has_accuracy:
                 _draw_accuracy(panels[1], x, line, look, axis.is_ordered)
         _draw_levels(panels[0], [] if axis.is_method else methods)
         _frame(panels[0], methods)
         if has_accuracy:
             panels[0].tick_params(axis="x", length=0)
-            panels[1].set_ylabel("reconstruction\naccuracy")
+            panels[1].set_ylabel(axis_title(ACCURACY))
             panels[1].margins(y=0.15)
         panels[-1].set_xticks(range(len(axis.values)), [axis.tick(v) for v in axis.values])
         panels[-1].set_xlim(-0.5, len(axis.values) - 0.5)
@@ -256,8 +156,6 @@ def draw_bits(
     points: Sequence[PlacedPoint],
     methods: Sequence[MethodScores],
     out_dir: Path,
-    *,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> list[Path]:
     """Draw the return against the bits of the latents; bits.{pdf,png,csv} are written.
 
@@ -266,26 +164,30 @@ def draw_bits(
     known = [point for point in points if point.number("latent_bits")]
     write_csv(
         out_dir / "bits.csv",
-        (*(axis.key for axis in axes), "latent_bits", "return", "ci_low", "ci_high"),
         (
-            (*_shown(axes, p), p.number("latent_bits"), p.center, *p.interval(bootstrap))
-            for p in known
+            *(axis.key for axis in axes),
+            "latent_bits",
+            "mean",
+            "interval_low",
+            "interval_high",
+            "interval_kind",
         ),
+        ((*_shown(axes, p), p.number("latent_bits"), p.center, *p.interval) for p in known),
     )
     axis = _bits_axis(axes, known)
-    lines = _lines(axis, axes, known)
+    drawn = lines(axis, axes, known)
     with style.new_figure(3.8, 2.5) as figure:
         panel = figure.subplots()
-        for (label, line), look in zip(lines.items(), _line_looks(lines), strict=True):
+        for (label, line), look in zip(drawn.items(), _line_looks(drawn), strict=True):
             ordered = sorted(line, key=lambda point: point.number("latent_bits") or 0.0)
             x = [point.number("latent_bits") or np.nan for point in ordered]
-            _draw_line(panel, x, ordered, look, label, axis.is_ordered, bootstrap)
+            _draw_line(panel, x, ordered, look, label, axis.is_ordered)
         _draw_levels(panel, methods)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        panel.set_xlabel("bits of context, as stored" + _seed_remark(points))
+        panel.set_xlabel(axis_title("latent_bits") + _seed_remark(points))
         _frame(panel, methods)
         floor = next((b for point in known if (b := point.number("task_bits"))), None)
         if floor:
@@ -318,7 +220,7 @@ def draw_heatmap(
         values[cell] = point.center
     write_csv(
         out_dir / "heatmap.csv",
-        (down.key, across.key, "return"),
+        (down.key, across.key, "mean"),
         (
             (show(first), show(second), float(values[i, j]))
             for (i, first), (j, second) in product(enumerate(down.values), enumerate(across.values))
@@ -338,7 +240,7 @@ def draw_heatmap(
                 )
                 continue
             is_dark = value < low + 0.55 * (high - low)
-            text = f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+            text = number(value, 2)
             panel.text(j, i, text, ha="center", va="center", color="white" if is_dark else "black")
         panel.set_xticks(range(len(across.values)), [across.tick(v) for v in across.values])
         panel.set_yticks(range(len(down.values)), [down.tick(v) for v in down.values])
@@ -347,40 +249,24 @@ def draw_heatmap(
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=panel, fraction=0.05, pad=0.04)
-        bar.set_label(_return_name(methods))
+        bar.set_label(return_name(methods))
         bar.outline.set_visible(False)
         return style.save(figure, out_dir, "heatmap")
-
-
-def _lines(
-    axis: Axis, axes: Sequence[Axis], points: Sequence[PlacedPoint]
-) -> dict[str, list[PlacedPoint]]:
-    """Points in the order of `axis`, apart by what the other axes say; keys are labels."""
-    others = [other for other in axes if other is not axis]
-    lines: dict[str, list[PlacedPoint]] = {}
-    for point in sorted(points, key=lambda point: axis.position(point.values[axis.key])):
-        label = ", ".join(other.setting(point.values[other.key]) for other in others)
-        lines.setdefault(label or "student", []).append(point)
-
-    def rank(label: str) -> list[int]:
-        return [other.position(lines[label][0].values[other.key]) for other in others]
-
-    return {label: lines[label] for label in sorted(lines, key=rank)}
 
 
 def _bits_axis(axes: Sequence[Axis], points: Sequence[PlacedPoint]) -> Axis:
     """The first axis along which the bits change while the others stay."""
     for axis in axes:
-        for line in _lines(axis, axes, points).values():
+        for line in lines(axis, axes, points).values():
             if len({bits for point in line if (bits := point.number("latent_bits"))}) > 1:
                 return axis
     return axes[0]
 
 
-def _line_looks(lines: Mapping[str, object]) -> list[style.Look]:
-    if len(lines) == 1:
-        return [style.LOOKS["student"]]
-    return [LINE_LOOKS[i % len(LINE_LOOKS)] for i in range(len(lines))]
+def _line_looks(drawn: Mapping[str, object]) -> list[style.Look]:
+    if len(drawn) == 1:
+        return [style.STUDENT_LOOK]
+    return [LINE_LOOKS[i % len(LINE_LOOKS)] for i in range(len(drawn))]
 
 
 def _offsets(n: int) -> Floats:
@@ -395,7 +281,6 @@ def _draw_line(
     look: style.Look,
     label: str,
     connected: bool,
-    bootstrap: Bootstrap,
 ) -> None:
     panel.plot(
         x,
@@ -409,7 +294,7 @@ def _draw_line(
         zorder=3,
     )
     for at, point in zip(x, line, strict=True):
-        interval = point.interval(bootstrap)
+        interval = point.interval[:2]
         panel.plot([at, at], interval, color=look.color, lw=1.6, solid_capstyle="butt", zorder=2)
         _draw_seeds(panel, at, list(point.by_seed.values()), look)
 
@@ -424,8 +309,7 @@ def _draw_seeds(panel: Axes, at: float, seeds: Sequence[float], look: style.Look
 def _draw_accuracy(
     panel: Axes, x: Sequence[float], line: Sequence[PlacedPoint], look: style.Look, connected: bool
 ) -> None:
-    key = "reconstruction_accuracy"
-    means = [point.number(key) for point in line]
+    means = [point.number(ACCURACY) for point in line]
     panel.plot(
         x,
         [np.nan if mean is None else mean for mean in means],
@@ -436,39 +320,32 @@ def _draw_accuracy(
         ms=4,
     )
     for at, point in zip(x, line, strict=True):
-        _draw_seeds(panel, at, list(point.number_by_seed(key).values()), look)
+        _draw_seeds(panel, at, list(point.number_by_seed(ACCURACY).values()), look)
 
 
 def _frame(panel: Axes, methods: Sequence[MethodScores]) -> None:
     """Name the axis of returns, and show all of 0 to 1, so that a small effect looks small."""
-    panel.set_ylabel(_return_name(methods))
+    panel.set_ylabel(return_name(methods))
     if is_normalized(methods):
         low, high = panel.get_ylim()
         panel.set_ylim(min(low, -0.03), max(high, 1.03))
 
 
 def _draw_levels(panel: Axes, methods: Sequence[MethodScores]) -> None:
+    """The levels of teacher and no context, which all points share."""
+    looks = style.looks({method.label: method.record for method in methods})
     for method in methods:
-        if method.label in LEVELS:
-            look = style.LOOKS[method.label]
-            level = float(statistics.iqm(method.scores))
+        is_level = method.record.group == TEACHER or method.method == NO_CONTEXT
+        if is_level and method.label == method.method:
+            look, level = looks[method.label], float(method.scores.mean())
             panel.axhline(
-                level,
-                color=look.color,
-                ls=look.dashes,
-                lw=1,
-                zorder=1,
-                label=style.title(method.label),
+                level, color=look.color, ls=look.dashes, lw=1, zorder=1, label=method.title
             )
 
 
 def _legend(panel: Axes) -> None:
     if len(panel.get_legend_handles_labels()[1]) > 1:
         panel.legend(loc="upper left", bbox_to_anchor=(1.02, 1.03), frameon=False, handlelength=3)
-
-
-def _return_name(methods: Sequence[MethodScores]) -> str:
-    return "normalised return, IQM" if is_normalized(methods) else "return, IQM"
 
 
 def _seed_remark(points: Sequence[PlacedPoint]) -> str:
@@ -485,31 +362,30 @@ def _write_points(
     points: Sequence[PlacedPoint],
     out_dir: Path,
     name: str,
-    bootstrap: Bootstrap,
 ) -> None:
     keys = [axis.key for axis in axes]
     write_csv(
         out_dir / f"{name}.csv",
-        (*keys, "return", "ci_low", "ci_high", "reconstruction_accuracy"),
+        (*keys, *POINT_COLUMNS, ACCURACY),
         (
             (
                 *_shown(axes, point),
                 point.center,
-                *point.interval(bootstrap),
-                point.number("reconstruction_accuracy"),
+                *point.interval,
+                point.number(ACCURACY),
             )
             for point in points
         ),
     )
     write_csv(
         out_dir / f"{name}_points.csv",
-        (*keys, "training_seed", "return", "reconstruction_accuracy"),
+        (*keys, "training_seed", "mean", ACCURACY),
         (
             (
                 *_shown(axes, point),
                 seed,
                 center,
-                point.number_by_seed("reconstruction_accuracy").get(seed),
+                point.number_by_seed(ACCURACY).get(seed),
             )
             for point in points
             for seed, center in point.by_seed.items()

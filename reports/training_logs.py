@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from reports import style
 from reports.files import write_csv
-from reports.results import ResultsError, method_rank, seed_directories
+from reports.records import MethodRecord, title_of, unknown_record
+from reports.result_files import ResultsError, seed_directories
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +88,7 @@ def load_stage_logs(
                 method, *stage = path.parent.relative_to(seed_dir).parts
                 stage_name = stage[0] if stage else FULL_CONTEXT_STAGE
                 logs.append(StageLog(method + suffix, stage_name, seed, _read_columns(path)))
-    return sorted(logs, key=lambda log: (_stage_rank(log.stage), method_rank(log.method)))
+    return sorted(logs, key=lambda log: _stage_rank(log.stage))
 
 
 def _stage_rank(stage: str) -> tuple[int, str]:
@@ -111,18 +112,25 @@ def _read_columns(path: Path) -> dict[str, Floats]:
     return columns
 
 
-def draw_training(logs: Sequence[StageLog], out_dir: Path) -> list[Path]:
+def draw_training(
+    logs: Sequence[StageLog], records: Mapping[str, MethodRecord], out_dir: Path
+) -> list[Path]:
     """Draw training loss and validation score against updates, a row of axes per stage.
 
     Args:
         logs: from `load_stage_logs`, at least one.
+        records: of the compared methods, by name.
         out_dir: an existing directory; training.{pdf,png,csv} are written there.
 
     Returns:
         The PDF and the PNG.
     """
+    names = {log.method: log.method.partition("@")[0] for log in logs}
+    known = {label: records.get(name) or unknown_record(name) for label, name in names.items()}
+    logs = sorted(logs, key=lambda log: (_stage_rank(log.stage), known[log.method].rank))
+    known = {log.method: known[log.method] for log in logs}
+    looks = style.looks(known)
     stages = list(dict.fromkeys(log.stage for log in logs))
-    looks = style.looks(list(dict.fromkeys(log.method for log in logs)))
     _write_curves(logs, out_dir / f"{NAME}.csv")
     with style.new_figure(6.2, 1.9 * len(stages) + 0.3) as figure:
         grid = figure.subplots(len(stages), 2, squeeze=False)
@@ -134,14 +142,14 @@ def draw_training(logs: Sequence[StageLog], out_dir: Path) -> list[Path]:
             left.set_ylabel(f"training {' / '.join(losses).replace('_', ' ') or 'loss'}")
             right.set_ylabel("validation score")
             for log in stage_logs:
-                look = looks[log.method]
-                _draw(left, log, log.loss_column, look)
-                _draw(right, log, SCORE_COLUMN, look)
+                look, label = looks[log.method], title_of(log.method, known[log.method])
+                _draw(left, log, log.loss_column, look, label)
+                _draw(right, log, SCORE_COLUMN, look, label)
             _finish(left, right)
         return style.save(figure, out_dir, NAME)
 
 
-def _draw(axes: Axes, log: StageLog, column: str | None, look: style.Look) -> None:
+def _draw(axes: Axes, log: StageLog, column: str | None, look: style.Look, label: str) -> None:
     curve = None if column is None else log.curve(column)
     if curve is None:
         return
@@ -153,7 +161,7 @@ def _draw(axes: Axes, log: StageLog, column: str | None, look: style.Look) -> No
         marker=look.marker,
         ms=3,
         markevery=max(1, len(curve[0]) // 5),
-        label=style.title(log.method),
+        label=label,
     )
 
 

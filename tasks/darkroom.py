@@ -6,7 +6,7 @@ pays 1 (`reward="every_step"`), or pays 1 only the first time (`reward="once"`).
 exactly `horizon` steps and is then truncated; it never terminates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -16,7 +16,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tasks.family import FamilyError, Task
-from tasks.references import TabularMDP, optimal_return, random_return
+from tasks.references import TabularMDP, random_return
+from tasks.room_search import CoveragePolicy, RoomPosterior, shortest_moves
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.int64)  # (5, 2)
 ACTION_NAMES = ("+x", "-x", "+y", "-y", "stay")
@@ -188,6 +189,7 @@ class DarkRoomFamily:
             for x in range(size)
             for y in range(size)
         )
+        self._all_goals = _goals(self._tasks)
 
     def tasks(self) -> Sequence[Task]:
         """One task per goal."""
@@ -224,13 +226,24 @@ class DarkRoomFamily:
 
         Where both axes are left to go, `rng` picks one evenly; without it x goes first.
         """
-        ahead = _goals(tasks) - np.asarray(observations, dtype=np.int64)  # (n, 2)
-        along_x = np.where(ahead[:, 0] > 0, 0, 1)
-        along_y = np.where(ahead[:, 1] > 0, 2, 3)
-        prefer_x = rng.random(len(ahead)) < 0.5 if rng is not None else np.ones(len(ahead), bool)
-        use_x = (ahead[:, 0] != 0) & (prefer_x | (ahead[:, 1] == 0))
-        actions = np.where(use_x, along_x, along_y)
-        return np.where((ahead == 0).all(-1), len(MOVES) - 1, actions)
+        return shortest_moves(observations, _goals(tasks), rng)
+
+    def optimal_actions_by_index(
+        self, indices: np.ndarray, observations: np.ndarray, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """As `optimal_actions`, of the tasks at `indices` `(n,)`."""
+        return shortest_moves(observations, self._all_goals[indices], rng)
+
+    def posterior(self, prior_tasks: Sequence[Task], n_streams: int) -> RoomPosterior:
+        """Where the goal may still be, before anything is seen: the goals of `prior_tasks`."""
+        return RoomPosterior(_goals(prior_tasks), self._room["size"], n_streams)
+
+    def search_policies(
+        self, prior_tasks: Sequence[Task]
+    ) -> dict[str, Callable[[], CoveragePolicy]]:
+        """The coverage sweep of the goals of `prior_tasks`."""
+        size = self._room["size"]
+        return {"coverage": lambda: CoveragePolicy(_goals(prior_tasks), size)}
 
 
 def room_params(
@@ -269,11 +282,6 @@ def tabular_room(params: Mapping[str, Any]) -> TabularMDP:
         next_states = np.concatenate([np.where(rewards > 0, paid_states, next_states), paid_states])
         rewards = np.concatenate([rewards, np.zeros_like(rewards)])
     return TabularMDP.deterministic(next_states, rewards, start, params["horizon"])
-
-
-def backward_induction_return(task: Task) -> float:
-    """The optimal return by backward induction, the slow check of the closed form."""
-    return optimal_return(tabular_room(task.params))
 
 
 def _start_cell(size: int, start: Sequence[int] | None) -> list[int]:

@@ -95,6 +95,23 @@ class TaskFamily(Protocol):
         ...
 
 
+def optimal_actions_at(
+    family: TaskFamily,
+    indices: np.ndarray,
+    observations: np.ndarray,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """As `family.optimal_actions`, of the tasks at `indices` `(n,)`.
+
+    By arrays alone where the family offers `optimal_actions_by_index(indices, observations, rng)`.
+    """
+    by_index = getattr(family, "optimal_actions_by_index", None)
+    if by_index is not None:
+        return by_index(indices, observations, rng)
+    tasks = family.tasks()
+    return family.optimal_actions([tasks[index] for index in indices], observations, rng)
+
+
 def load_family(target: str, kwargs: Mapping[str, Any] | None = None) -> TaskFamily:
     """Build the family that an import path names.
 

@@ -65,7 +65,12 @@ def random_return(mdp: TabularMDP) -> float:
 
 def optimal_return(mdp: TabularMDP) -> float:
     """Best expected undiscounted return of one episode, by backward induction over its steps."""
-    values = np.zeros(mdp.rewards.shape[0])
-    for _ in range(mdp.horizon):
-        values = (mdp.rewards + mdp.transitions @ values).max(-1)  # (S, A) -> (S,)
-    return float(mdp.start @ values)
+    return float(mdp.start @ optimal_action_values(mdp)[0].max(-1))
+
+
+def optimal_action_values(mdp: TabularMDP) -> np.ndarray:
+    """Best expected return from each step, state and action on, `(H, S, A)`."""
+    values = np.zeros((mdp.horizon + 1, *mdp.rewards.shape))
+    for step in reversed(range(mdp.horizon)):
+        values[step] = mdp.rewards + mdp.transitions @ values[step + 1].max(-1)
+    return values[:-1]

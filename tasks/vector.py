@@ -1,9 +1,11 @@
-"""True next observations of gymnasium's autoresetting vector environments."""
+"""True next observations of gymnasium's autoresetting vector environments; one alone of them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 
 def final_observations(next_observations: np.ndarray, infos: Mapping[str, Any]) -> np.ndarray:
@@ -27,3 +29,31 @@ def final_observations(next_observations: np.ndarray, infos: Mapping[str, Any]) 
     true_next = next_observations.copy()
     true_next[ended] = final
     return true_next
+
+
+class OnlyEnv(gymnasium.Env):
+    """The environment in a vector environment of one, for families that write only the latter."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, vector_env: VectorEnv) -> None:
+        """Wrap `vector_env`, autoreset SAME_STEP; `reset` must follow an episode's end."""
+        self.vector_env = vector_env
+        self.observation_space = vector_env.single_observation_space
+        self.action_space = vector_env.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """As gymnasium's."""
+        super().reset(seed=seed)
+        observations, _ = self.vector_env.reset(seed=seed)
+        return observations[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """As gymnasium's; the true last observation at an episode's end."""
+        observations, rewards, terminated, truncated, infos = self.vector_env.step(
+            np.asarray(action)[None]
+        )
+        true_next = final_observations(observations, infos)
+        return true_next[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}

@@ -138,10 +138,9 @@ class TeacherModel(InContextModel):
         return self.sequence_len
 
     @property
-    def acting_modules(self) -> list[nn.Module]:
-        """All but the token-type head."""
-        encoders = [self.transition_encoder, self.step_encoder, self.token_types]
-        return [*encoders, self.layers, self.action_head]
+    def idle_modules(self) -> list[nn.Module]:
+        """The token-type head."""
+        return [self.token_type_head]
 
     def fit_statistics(self, regions: Regions) -> None:
         """Fit the scaling on training regions (N, L, ...)."""

@@ -77,11 +77,6 @@ class SlidingWindow(InContextModel):
         """W."""
         return self.window
 
-    @property
-    def acting_modules(self) -> list[nn.Module]:
-        """All there is."""
-        return [self.step_encoder, self.layers, self.action_head]
-
     def fit_statistics(self, regions: Regions) -> None:
         """Fit the scaling on training regions (N, L, ...)."""
         self.scaling.fit(regions)

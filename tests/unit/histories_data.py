@@ -1,15 +1,19 @@
 """Small collections for the tests of histories; top level, so that processes can be sent them."""
 
+import os
+import signal
+
+import numpy as np
+
 from histories.collection import CollectSettings, CollectSummary, collect
-from histories.regions import MarkerRule, RegionCounter
-from histories.schema import FIELDS, History
+from histories.schema import History
+from histories.sources import Source, SourceJob
 from tasks.darkroom import DarkRoomFamily
-from tasks.family import Task, TaskFamily
 from tasks.splits import make_split
-from tasks.vector import final_observations
+from teacher.playing import play
 
 SETTINGS = CollectSettings(
-    styles=("walk",), n_streams=3, n_regions=4, region_len=10, n_workers=1, episodes_per_region=2
+    styles=("walk",), n_streams=3, n_regions=4, region_len=10, episodes_per_region=2
 )
 
 
@@ -21,37 +25,42 @@ def small_split(seed: int = 0):
     return make_split(small_family().tasks(), seed=seed, n_validation=2, n_test=2)
 
 
-def walk(
-    family: TaskFamily,
-    task: Task,
-    *,
-    n_streams: int,
-    n_regions: int,
-    region_len: int,
-    source_seed: int,
-    marker_rule: MarkerRule,
-    steps: tuple[int, ...] = (0, 2, 1, 3),
-) -> History:
-    """Walk round in a circle; cheap, seeded, and needs no learner."""
-    spaces = (family.observation_space, family.action_space)
-    labels = {"style": "walk", "source_seed": source_seed, "settings": {"steps": list(steps)}}
-    history = History.empty(*spaces, n_streams, n_regions * region_len, **labels)
-    env = family.make_vector_env([task] * n_streams)
-    counter = RegionCounter(n_streams, marker_rule)
-    observations, _ = env.reset()
-    for time in range(history.n_transitions):
-        actions = [steps[(time + stream + source_seed) % 4] for stream in range(n_streams)]
-        following, rewards, terminated, truncated, infos = env.step(actions)
-        true_next = final_observations(following, infos)
-        markers = counter.step(terminated | truncated)
-        values = (observations, actions, rewards, true_next, terminated, truncated, markers)
-        for name, value in zip(FIELDS, values, strict=True):
-            getattr(history, name)[:, time] = value
-        observations = following
-    return history
+def walk(job: SourceJob, steps: tuple[int, ...] = (0, 2, 1, 3)) -> list[History]:
+    """Walk round in circles; cheap, seeded, and needs no learner."""
+    return play(job, _Walker(steps, job.source_seed), {"steps": list(steps)})
+
+
+class _Walker:
+    def __init__(self, steps, source_seed):
+        self.steps, self.time = steps, source_seed
+
+    def reset(self, n, seed):
+        self.streams = np.arange(n)
+
+    def act(self, observations):
+        self.time += 1
+        return np.array(self.steps)[(self.time + self.streams) % 4]
+
+    def observe(self, *transition):
+        pass
+
+
+def walk_and_say_where(job, folder):
+    (folder / f"{job.tasks[0].index}-{os.getpid()}").touch()
+    return walk(job)
+
+
+def walk_or_die(job, folder):
+    if job.tasks[0].index == 4 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return walk(job)
+
+
+WALK = Source(walk)
 
 
 def collect_small(out_dir, settings: CollectSettings = SETTINGS, **kwargs) -> CollectSummary:
-    learners = kwargs.pop("learners", {"walk": walk})
+    sources = kwargs.pop("sources", {"walk": WALK})
     split = kwargs.pop("split", small_split())
-    return collect(small_family(), split, settings, out_dir, learners, progress=False, **kwargs)
+    return collect(small_family(), split, settings, out_dir, sources, progress=False, **kwargs)

@@ -24,7 +24,40 @@ METHODS = {
     "student_shuffled": (0.05, 1, 8, 88),
     "random": (0.0, 1, None, None),
     "optimal": (1.0, 0, None, None),
+    "posterior_sampling": (0.99, 3, None, None),
+    "coverage": (0.99, 2, None, None),
 }
+
+
+# method: (title, group, order)
+RECORDS = {
+    "student": ("student", "student", 0),
+    "teacher": ("teacher", "teacher", 1),
+    "long_context": ("long context", "raw_context", 2),
+    "truncation": ("truncation", "baseline", 3),
+    "mean_pooling": ("mean pooling, raw", "baseline", 4),
+    "mean_pooling_encoded": ("mean pooling, encoded", "baseline", 5),
+    "pca": ("PCA", "baseline", 6),
+    "none": ("no context", "baseline", 7),
+    "student_zeroed": ("zeroed latents", "control", 8),
+    "student_shuffled": ("shuffled latents", "control", 9),
+    "random": ("random", "reference", 10),
+    "optimal": ("optimal", "reference", 11),
+    "posterior_sampling": ("posterior sampling", "search", 12),
+    "coverage": ("coverage sweep", "search", 13),
+}
+ROLLOUTS = ("random", "optimal", "posterior_sampling", "coverage")
+
+
+def record_entry(method):
+    """What evaluation writes of a method; of one it does not know, a baseline."""
+    title, group, order = RECORDS.get(method, (method, "baseline", 20))
+    return {"name": method, "title": title, "group": group, "order": order}
+
+
+def episode_starts(shape, horizon=HORIZON):
+    """Starts of episodes that all take as long."""
+    return np.broadcast_to(np.arange(shape[-1]) * horizon, shape).astype(np.int64)
 
 
 def task_entries(n_tasks):
@@ -69,16 +102,23 @@ def made_up_returns(method, seed, entries, n_evaluation_seeds, n_episodes):
 def write_method(
     run_dir, method, seed, *, n_tasks=8, n_evaluation_seeds=6, n_episodes=40, **changed
 ):
-    """One evaluated method; `changed` replaces entries of metrics.json, `returns` the array."""
+    """One evaluated method; `changed` replaces entries of metrics.json, else an array.
+
+    `returns` and `starts` replace the arrays; `visited` adds that of cells visited.
+    """
     entries = changed.pop("tasks", task_entries(n_tasks))
     returns = changed.pop(
         "returns", made_up_returns(method, seed, entries, n_evaluation_seeds, n_episodes)
     )
     _, _, n_latents, context_tokens = METHODS.get(method, (0.3, 10, 8, 88))
-    trained = method not in ("random", "optimal")
+    starts = changed.pop("starts", episode_starts(returns.shape))
+    visited = changed.pop("visited", None)
+    trained = method not in ROLLOUTS
     metrics = {
         "format_version": 1,
         "method": method,
+        "method_record": record_entry(method),
+        "region_len": REGION_LEN,
         "training_seed": seed,
         "split_identity": "5f2c",
         "split_name": "seed_0",
@@ -101,6 +141,9 @@ def write_method(
         "train_targets_per_s": 13250.0 + seed if trained else None,
         "train_peak_mb": 612.0 if trained else None,
         "n_parameters": 1234567 if trained else None,
+        "n_parameters_acting": 765432 if trained else None,
+        "memory_regions": 1 if trained else None,
+        "latent_bits": n_latents and 2048 * n_latents,
         "action_accuracy_recorded": 0.512 if trained else None,
         "action_accuracy_optimal": 0.701 if trained else None,
         "teacher_kl": 0.031 if method == "student" else None,
@@ -111,14 +154,17 @@ def write_method(
     path = Path(run_dir) / f"seed_{seed}" / "evaluate" / method
     path.mkdir(parents=True)
     np.save(path / "eval_result.npy", returns)
+    np.save(path / "episode_starts.npy", starts)
+    if visited is not None:
+        np.save(path / "cells_visited.npy", visited)
     (path / "metrics.json").write_text(json.dumps(metrics | changed))
     return path
 
 
 def write_run(run_dir, *, methods=tuple(METHODS), seeds=(0, 1, 2), source=True, **changed):
-    """A run directory with every method at every training seed; random and optimal at one."""
+    """A run directory with every method at every training seed; what is rolled out at one."""
     for method in methods:
-        for seed in seeds if method not in ("random", "optimal") else seeds[:1]:
+        for seed in seeds if method not in ROLLOUTS else seeds[:1]:
             write_method(run_dir, method, seed, **changed)
     if source:
         write_source_curves(run_dir, task_entries(changed.get("n_tasks", 8)))

@@ -2,21 +2,21 @@
 
 import csv
 import dataclasses
-from functools import partial
 from threading import Thread
 
-import histories_data
 import numpy as np
 import pytest
-from histories_data import SETTINGS, collect_small, small_family, small_split, walk
+from histories_data import SETTINGS, WALK, collect_small, small_family, small_split, walk
 
 from histories.collection import CollectError
-from histories.curves import Curve, curve_warning, region_returns
-from histories.regions import RegionError
+from histories.curves import Curve, curve_table, curve_warning, region_returns
+from histories.regions import MarkerRule, RegionError
+from histories.sources import Source, SourceError
 from histories.store import open_histories
+from histories.triples import RegionTable, build_triples
 
 
-def learner_that_fails(*args, **kwargs):
+def source_that_fails(job):
     raise AssertionError("a finished job was made again")
 
 
@@ -70,7 +70,7 @@ def test_a_finished_collection_is_left_alone_even_without_parts(tmp_path):
     modified = path.stat().st_mtime_ns
     for part in (tmp_path / "parts").iterdir():
         part.unlink()
-    summary = collect_small(tmp_path, learners={"walk": learner_that_fails})
+    summary = collect_small(tmp_path, sources={"walk": Source(source_that_fails)})
     assert summary.n_env_steps == 0
     assert path.stat().st_mtime_ns == modified
 
@@ -84,14 +84,19 @@ def test_another_split_is_assembled_from_the_same_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "learner"),
-    [({"n_streams": 4}, walk), ({}, partial(walk, steps=(4, 4, 4, 4)))],
+    ("change", "source"),
+    [
+        ({"n_streams": 4}, WALK),
+        ({"regions": {"walk": 3}}, WALK),
+        ({}, Source(walk, {"steps": (4, 4, 4, 4)})),
+        ({}, Source(walk, uses_split=True)),
+    ],
 )
-def test_parts_of_other_settings_are_refused(tmp_path, change, learner):
+def test_parts_of_other_settings_are_refused(tmp_path, change, source):
     collect_small(tmp_path)
     settings = dataclasses.replace(SETTINGS, **change)
     with pytest.raises(CollectError, match="other settings; delete"):
-        collect_small(tmp_path, settings, learners={"walk": learner})
+        collect_small(tmp_path, settings, sources={"walk": source})
 
 
 def test_ranks_share_the_jobs(tmp_path):
@@ -117,21 +122,65 @@ def test_impossible_settings(tmp_path):
     for change, error in (
         ({"styles": ("ppo",)}, CollectError),
         ({"n_streams": 0}, CollectError),
+        ({"regions": {"walk": 0}}, CollectError),
         ({"marker_rule": "weekly"}, RegionError),
     ):
         with pytest.raises(error):
             collect_small(tmp_path, dataclasses.replace(SETTINGS, **change))
 
 
-@pytest.mark.slow
-def test_processes_make_the_same_histories(tmp_path):
-    one = collect_small(tmp_path / "one")
-    two = collect_small(tmp_path / "two", dataclasses.replace(SETTINGS, n_workers=2))
-    assert two.n_env_steps == one.n_env_steps
-    with open_histories(one.path) as first, open_histories(two.path) as second:
-        for index in range(9):
-            for name, array in first.arrays(index).items():
-                assert (array == second.arrays(index)[name]).all()
+def test_tasks_played_together_are_the_same_after_a_kill_and_known_by_rank(tmp_path):
+    sources = {"walk": Source(walk, streams_per_job=7)}  # two tasks of three streams
+    summary = collect_small(tmp_path, sources=sources)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    assert (summary.n_jobs, summary.n_env_steps) == (9, 9 * 3 * 40)
+    summary.path.unlink()
+    (tmp_path / "parts" / "00004-walk-0.h5").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    again = collect_small(tmp_path, sources=sources)
+    assert (again.n_done_before, again.n_env_steps) == (8, 2 * 3 * 40)
+    after = {path.name: path for path in (tmp_path / "parts").iterdir()}
+    assert {name: path.read_bytes() for name, path in after.items()} == whole
+    assert {name: after[name].stat().st_mtime_ns for name in times} == times
+
+
+def test_styles_may_differ_in_length_and_streams(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, styles=("walk", "short"), regions={"short": 2}, streams={"short": 5}
+    )
+    path = collect_small(tmp_path, settings, sources={"walk": WALK, "short": WALK}).path
+    with open_histories(path) as reader:
+        arrays = reader.arrays(3)
+    assert arrays["style"].tolist() == ["walk"] * 3 + ["short"] * 5
+    assert arrays["n_transitions"].tolist() == [40] * 3 + [20] * 5
+    assert (arrays["actions"][3:6, :20] == arrays["actions"][:3, :20]).all()
+    assert not arrays["observations"][3:, 20:].any()
+    with (tmp_path / "learning_curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["style"] == "short" for row in rows) == 9 * 2
+    for rule in (None, MarkerRule("fixed", 8), MarkerRule("episode", episodes_per_region=3)):
+        build_triples(path, tmp_path / "triples", rule=rule)
+        table = RegionTable.load(tmp_path / "triples" / "train")
+        length = {None: 10, "fixed": 8, "episode": 15}[rule and rule.name]
+        short = table.style == table.style_names.index("short")
+        assert short.sum() == 5 * 5 * -(-20 // length)
+        assert (~short).sum() == 5 * 3 * -(-40 // length)
+        assert table.columns["mask"][short].sum() == 5 * 5 * 20
+
+
+def test_a_source_that_returns_too_little_is_told(tmp_path):
+    with pytest.raises(SourceError, match="list of 1 histories, one per task, got 0"):
+        collect_small(tmp_path, sources={"walk": Source(no_walk)})
+    with pytest.raises(SourceError, match="got History"):
+        collect_small(tmp_path, sources={"walk": Source(first_walk)})
+
+
+def no_walk(job):
+    return []
+
+
+def first_walk(job):
+    return walk(job)[0]
 
 
 def test_learning_curves_file(tmp_path):
@@ -146,6 +195,21 @@ def test_learning_curves_file(tmp_path):
     expected = arrays["rewards"].reshape(3, 4, 2, 5).sum(-1).mean((0, 2))
     found = [float(row["mean_return"]) for row in rows if row["task"] == "1"]
     assert found == pytest.approx(expected.tolist())
+
+
+def test_the_printed_table_of_many_tasks_shows_means(tmp_path, monkeypatch):
+    path = collect_small(tmp_path).path
+    assert curve_table(path).row_count == 9
+    monkeypatch.setattr("histories.curves.MOST_ROWS", 8)
+    table = curve_table(path)
+    assert list(table.columns[0].cells) == ["mean of 2", "mean of 5", "mean of 2"]
+    assert list(table.columns[1].cells) == ["test", "train", "validation"]
+    with open_histories(path) as reader:
+        rewards = [reader.arrays(index)["rewards"] for index in reader.split.train]
+    # two episodes of five steps in the last region of ten
+    assert float(list(table.columns[7].cells)[1]) == pytest.approx(
+        np.mean([array[:, -10:].sum() / 6 for array in rewards]), abs=0.005
+    )
 
 
 def test_region_returns_count_an_episode_where_it_finishes():
@@ -172,7 +236,3 @@ def test_curve_warnings(returns, style, word):
     curve = Curve(3, "goal=(0,0)", "train", style, 0, np.array(returns, float), 0.0, 10.0)
     warning = curve_warning(curve)
     assert (warning is None) if word is None else warning.startswith(f"{word}: task 3 goal=(0,0)")
-
-
-def test_the_test_learner_is_importable_by_processes():
-    assert histories_data.walk is walk

@@ -16,6 +16,7 @@ from histories.schema import (
     space_spec,
     storage_dtype,
 )
+from histories.sources import SourceJob
 from histories.store import (
     HistoryFileError,
     open_histories,
@@ -37,8 +38,8 @@ SPACES = [
 
 def make_history() -> History:
     family = small_family()
-    size = {"n_streams": 2, "n_regions": 2, "region_len": 10, "source_seed": 3}
-    return walk(family, family.tasks()[0], marker_rule=MarkerRule("fixed", 10), **size)
+    tasks = family.tasks()[:1]
+    return walk(SourceJob(family, tasks, (), "walk", 3, 2, 2, MarkerRule("fixed", 10)))[0]
 
 
 @pytest.fixture

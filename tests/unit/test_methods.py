@@ -2,14 +2,9 @@
 
 import dataclasses
 
-import fixtures
-import numpy as np
-import pytest
-
-from ad.policy import StudentPolicy
+from compression.memory import MemoryConfig
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED, controls_of, untrained_of
-from pipelines.models import acting_parameters
 from pipelines.stages import STAGES, own_config
 from tasks.darkroom import DarkRoomFamily
 from tasks.family import FamilyError
@@ -56,32 +51,13 @@ class Unknown(DarkRoomFamily):
 
 
 def test_a_reference_needs_a_family_that_offers_it():
-    assert untrained_of(DarkRoomFamily(size=3, horizon=5)) == ("random", "optimal")
-    assert untrained_of(Unknown(size=3, horizon=5)) == ("random",)
+    searches = ("posterior_sampling", "coverage")
+    assert untrained_of(DarkRoomFamily(size=3, horizon=5)) == (*searches, "random", "optimal")
+    assert untrained_of(Unknown(size=3, horizon=5)) == (*searches, "random")
 
 
-@pytest.mark.parametrize(
-    ("kind", "idle"),
-    [
-        ("query_pooling", ("reconstruction",)),
-        ("pca", ("reconstruction", "transition_encoder")),
-    ],
-)
-def test_parameters_that_act_are_those_acting_needs(kind, idle):
-    student = fixtures.make_student(kind)
-    own = {name: p.numel() for name, p in student.named_parameters()}
-    expected = sum(n for name, n in own.items() if not name.startswith(idle))
-    assert acting_parameters(student) == expected < sum(own.values())
-
-
-def test_no_context_is_what_the_student_knows_at_a_history_s_start():
-    student = fixtures.make_student()
-    policy = StudentPolicy(student, control="no_context")
-    policy.reset(2, seed=0)
-    start = policy.latents
-    for _ in range(fixtures.REGION_LEN):
-        policy.act(np.zeros((2, 2), dtype=np.int64))
-        policy.observe(np.ones(2), np.zeros(2, bool), np.zeros(2, bool), np.ones((2, 2), int))
-    assert policy.t == 0
-    assert policy.latents.equal(start)
-    assert policy.latents.equal(student.empty_latents(2))
+def test_the_window_slides_over_as_many_steps_as_the_student_attends_to_tokens():
+    config = RunConfig(method="sliding_window", memory=MemoryConfig("accumulate", 2))
+    teacher = own_config(config).teacher
+    assert teacher.kwargs == {"window": 2 * config.compressor.n_latents + config.region_len}
+    assert dataclasses.replace(teacher, target=config.teacher.target, kwargs={}) == config.teacher

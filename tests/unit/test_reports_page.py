@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from reports_data import task_entries, write_method, write_run
 
-from reports.comparison import write_comparison
-from reports.results import ResultsError
-from reports.statistics import Bootstrap
+from reports.comparison import ReportOptions, write_comparison
+from reports.result_files import ResultsError
 from reports.training_logs import draw_training, load_stage_logs
 
 VOID = {"meta", "img", "br"}
@@ -54,6 +53,7 @@ LOG = "step,lr,loss,val_score\n10,0.1,1.5,\n20,0.1,1.25,0.5\n"
 
 def test_page_is_whole_and_names_what_failed(tmp_path):
     entries = task_entries(5)
+    entries[1]["name"] = "<script>alert(1)</script>"
     random = np.array([entry["random_return"] for entry in entries])
     optimal = np.array([entry["optimal_return"] for entry in entries])
     levels = np.array([0.9, 0.2, 0.95, 0.79, 0.81])
@@ -61,21 +61,20 @@ def test_page_is_whole_and_names_what_failed(tmp_path):
     for seed in (0, 1):
         write_method(tmp_path, "student", seed, tasks=entries, returns=returns.astype(np.float32))
         write_log(tmp_path, seed, "student/distill", LOG)
-    write_comparison(
-        [tmp_path],
-        tmp_path / "out",
-        bootstrap=Bootstrap(n_resamples=50),
+    options = ReportOptions(
         commands=["accelerate launch -m pipelines.run --config a.yaml x=<b>"],
-        config_text="name: $dollar & <angle>",
+        config_text="name: {{ braces }} & <angle>",
     )
+    write_comparison([tmp_path], tmp_path / "out", options=options)
     text, images = read_page(tmp_path / "out" / "report.html")
     failed = f"fails 2 of 5 tasks (normalised final return, averaged over training and evaluation \
 seeds, below 0.8): {entries[1]['name']}, {entries[3]['name']}."
     assert failed in text
     assert "x=<b>" in text
-    assert "$dollar & <angle>" in text
-    assert "95 % percentile bootstrap" in text
-    assert len(images) == 5
+    assert "<script>" not in (tmp_path / "out" / "report.html").read_text()
+    assert "{{ braces }} & <angle>" in text
+    assert "95 % interval of the mean: t-interval" in text
+    assert len(images) == 6
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     assert all(image["alt"] for image in images)
     assert (tmp_path / "out" / "training.csv").is_file()
@@ -89,10 +88,9 @@ def test_page_needs_no_network_and_leaves_out_what_there_is_not(tmp_path):
     assert not re.search(r"https?://|<script|<link|@import", source)
     for absent in ("Commands", "Configuration</h2>", "Task by task", "Training</h2>"):
         assert absent not in source
-    assert len(images) == 3
+    assert len(images) == 4
     assert "One seed: no interval" in text
-    assert "Every method minus pca, paired" in text
-    assert "One common training seed: no interval can be given." in text
+    assert "Differences" not in text
 
 
 def test_logs_are_read_by_stage_and_method(tmp_path):
@@ -125,6 +123,6 @@ def test_an_empty_log_is_no_curve(tmp_path):
     write_log(tmp_path, 0, "student/finetune", LOG)
     logs = load_stage_logs([tmp_path])
     assert [log.loss_column for log in logs] == [None, "loss"]
-    paths = draw_training(logs, tmp_path)
+    paths = draw_training(logs, {}, tmp_path)
     assert [path.name for path in paths] == ["training.pdf", "training.png"]
     assert len((tmp_path / "training.csv").read_text().splitlines()) == 1 + 2 + 1

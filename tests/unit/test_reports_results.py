@@ -4,25 +4,25 @@ import json
 
 import numpy as np
 import pytest
-from reports_data import task_entries, write_method, write_run, write_source_curves
+from reports_data import (
+    HORIZON,
+    RECORDS,
+    REGION_LEN,
+    record_entry,
+    task_entries,
+    write_method,
+    write_run,
+    write_source_curves,
+)
 
 from base.errors import UserError
-from reports.aggregate import (
-    difference_rows,
-    gap_recovered_by_seed,
-    method_rows,
-    stack_methods,
-)
-from reports.results import METHOD_ORDER, ResultsError, load_results, load_source_curves
-
-COLUMNS = (
-    "method n_latents seeds normalized_return ci_low ci_high gap_recovered tasks_solved "
-    "context_tokens compression_ratio context_bytes ms_per_action train_targets_per_s "
-    "train_peak_mb return_mean goals_found return_once_found episodes_to_90 final_minus_best "
-    "first_episode_return action_accuracy_recorded action_accuracy_optimal teacher_kl "
-    "train_updates train_seconds n_parameters return_normalized_mean return_normalized_median "
-    "optimality_gap reconstruction_accuracy latent_bits"
-)
+from reports import columns, measures
+from reports.differences import difference_rows, reference_method
+from reports.result_files import ResultsError
+from reports.results import load_results
+from reports.rows import method_rows
+from reports.scores import stack_methods
+from reports.source_curves import load_source_curves
 
 
 def edit_metrics(path, **changed):
@@ -30,9 +30,19 @@ def edit_metrics(path, **changed):
     (path / "metrics.json").write_text(json.dumps(metrics | changed))
 
 
-def row_of(run_dir, method, **kwargs):
-    rows = method_rows(load_results([run_dir], **kwargs))
-    return next(row for row in rows if row.method == method)
+def scores_of(run_dirs, **kwargs):
+    """Stacked results by label."""
+    run_dirs = run_dirs if isinstance(run_dirs, list) else [run_dirs]
+    return {method.label: method for method in stack_methods(load_results(run_dirs, **kwargs))}
+
+
+def rows_of(run_dirs, **kwargs):
+    """Values of every row by label."""
+    return {row.label: row.values for row in method_rows(list(scores_of(run_dirs).values()))}
+
+
+def row_of(run_dir, method):
+    return rows_of(run_dir)[method]
 
 
 def constant_returns(entries, level, n_evaluation_seeds=2, n_episodes=20):
@@ -46,17 +56,15 @@ def constant_returns(entries, level, n_evaluation_seeds=2, n_episodes=20):
 # --- loading ---
 
 
-def test_loads_every_method_and_seed_in_order(tmp_path):
-    methods = ("zebra", *reversed(METHOD_ORDER), "aardvark")
+def test_loads_every_method_and_seed_in_the_order_of_their_records(tmp_path):
+    methods = ("zebra", *reversed(RECORDS), "aardvark")
     write_run(tmp_path, methods=methods, seeds=(10, 2), source=False, n_episodes=5)
     results = load_results([tmp_path])
-    assert list(dict.fromkeys(result.method for result in results)) == [
-        *METHOD_ORDER,
-        "aardvark",
-        "zebra",
-    ]
+    order = list(RECORDS)
+    order[8:8] = ["aardvark", "zebra"]  # baselines stand before controls
+    assert list(dict.fromkeys(result.method for result in results)) == order
     assert [result.training_seed for result in results[:2]] == [2, 10]  # as numbers
-    assert results[0].returns.shape == (8, 6, 5)
+    assert results[0].returns.shape == results[0].starts.shape == (8, 6, 5)
     assert {result.training_seed for result in load_results([tmp_path], seeds=[2])} == {2}
 
 
@@ -97,6 +105,10 @@ def missing_metrics(path):
     (path / "metrics.json").unlink()
 
 
+def missing_starts(path):
+    (path / "episode_starts.npy").unlink()
+
+
 def damaged_returns(path):
     (path / "eval_result.npy").write_bytes(b"\x93NUMPY broken")
 
@@ -128,6 +140,7 @@ def infinite_return(path):
     [
         (missing_returns, r"eval_result.npy is missing"),
         (missing_metrics, r"metrics.json is missing"),
+        (missing_starts, r"episode_starts.npy is missing: evaluate 'student' of seed 0 again"),
         (damaged_returns, r"eval_result.npy is damaged"),
         (pickled_returns, r"eval_result.npy is damaged"),
         (damaged_metrics, r"metrics.json is damaged"),
@@ -136,6 +149,12 @@ def infinite_return(path):
         (infinite_return, r"not finite"),
         (lambda path: edit_metrics(path, format_version=2), r"format version 2, .* reads 1"),
         (lambda path: edit_metrics(path, family=None), r"lacks family"),
+        (lambda path: edit_metrics(path, method_record=None), r"lacks method_record: evaluate"),
+        (lambda path: edit_metrics(path, region_len=None), r"lacks region_len: evaluate again"),
+        (
+            lambda path: edit_metrics(path, method_record=record_entry("pca") | {"group": "ours"}),
+            r"damaged \(ValueError\(.group 'ours' is none of student, teacher",
+        ),
         (lambda path: edit_metrics(path, tasks=[{"index": 0}]), r"metrics.json is damaged"),
         (lambda path: edit_metrics(path, method="pca"), r"method 'pca' but .* 'student'"),
         (lambda path: edit_metrics(path, training_seed=4), r"training_seed 4 but .* 0"),
@@ -198,63 +217,113 @@ def test_source_curves_are_those_of_ppo_on_the_compared_split(tmp_path):
         load_source_curves([tmp_path], tasks, "test")
 
 
-# --- aggregation ---
+# --- columns ---
 
 
-def test_columns_of_a_row(tmp_path):
+def level_of(entries, returns):
+    """Normalised final returns of the tasks, slowly."""
+    levels = []
+    for entry, of_task in zip(entries, returns, strict=True):
+        low, high = entry["random_return"], entry["optimal_return"]
+        levels.append((of_task[:, -10:].mean() - low) / (high - low))
+    return levels
+
+
+def test_every_column_has_a_name_of_its_own_and_a_meaning():
+    names = [column.name for column in columns.COLUMNS]
+    assert len(set(names)) == len(names)
+    assert all(column.title and column.description for column in columns.COLUMNS)
+
+
+def test_what_evaluation_measured_is_taken_over(tmp_path):
     write_run(tmp_path, source=False)
     row = row_of(tmp_path, "student")
-    assert " ".join(vars(row)) == COLUMNS
-    assert (row.method, row.n_latents, row.seeds, row.context_tokens) == ("student", 8, 3, 88)
-    assert row.train_seconds == pytest.approx(432.5)  # the mean over seeds
-    assert row_of(tmp_path, "teacher").n_latents is None
+    assert (row["n_latents"], row["seeds"], row["context_tokens"]) == (8, 3, 88)
+    assert (row["n_parameters_acting"], row["memory_regions"]) == (765432, 1)
+    assert row["latent_bits"] == 2048 * 8
+    assert row["train_seconds"] == pytest.approx(432.5)  # the mean over seeds
+    assert row_of(tmp_path, "teacher")["n_latents"] is None
 
 
-def test_normalized_return_is_the_iqm_of_the_final_episodes(tmp_path):
+def test_headline_is_of_the_final_episodes_of_all_cells(tmp_path):
     entries = task_entries(8)
     write_run(tmp_path, methods=("student",), source=False)
-    cells = []
-    for result in load_results([tmp_path]):
-        for entry, returns in zip(entries, result.returns, strict=True):
-            low, high = entry["random_return"], entry["optimal_return"]
-            cells.append((returns[:, -10:].mean() - low) / (high - low))
+    by_seed = [level_of(entries, result.returns) for result in load_results([tmp_path])]
+    cells = sorted(level for levels in by_seed for level in levels)
     row = row_of(tmp_path, "student")
-    assert row.normalized_return == pytest.approx(np.mean(sorted(cells)[6:18]))
-    assert row.return_normalized_mean == pytest.approx(sum(cells) / 24)
-    assert row.return_normalized_median == pytest.approx(sum(sorted(cells)[11:13]) / 2)
-    assert row.optimality_gap == pytest.approx(sum(max(0, 1 - cell) for cell in cells) / 24)
-    assert row.tasks_solved == pytest.approx(np.mean(np.array(cells) >= 0.8))
-    assert row.ci_low < row.normalized_return < row.ci_high
+    assert row["mean"] == pytest.approx(sum(cells) / 24)
+    assert row["iqm"] == pytest.approx(np.mean(cells[6:18]))
+    assert row["median"] == pytest.approx(sum(cells[11:13]) / 2)
+    assert row["optimality_gap"] == pytest.approx(sum(max(0, 1 - cell) for cell in cells) / 24)
+    assert row["tasks_solved"] == pytest.approx(np.mean(np.array(cells) >= 0.8))
+    of_tasks = [sum(levels) / 3 for levels in zip(*by_seed, strict=True)]
+    assert row["worst_task"] == pytest.approx(min(of_tasks))
+    assert row["worst_task_name"] == entries[int(np.argmin(of_tasks))]["name"]
+    assert row["interval_low"] < row["mean"] < row["interval_high"]
+    assert row["interval_kind"] == "t"
+    shown = [f"{seed}: {sum(levels) / 8:.3f}" for seed, levels in enumerate(by_seed)]
+    assert row["mean_by_seed"] == ", ".join(shown)
 
 
 def test_one_training_seed_has_no_interval(tmp_path):
     write_run(tmp_path, methods=("student",), seeds=(0,), source=False)
     row = row_of(tmp_path, "student")
-    assert (row.ci_low, row.ci_high) == (None, None)
+    assert (row["interval_low"], row["interval_high"], row["interval_kind"]) == (None, None, None)
+
+
+def test_eight_training_seeds_have_a_bootstrap_interval(tmp_path):
+    write_run(tmp_path, methods=("student",), seeds=range(8), source=False, n_episodes=12)
+    assert row_of(tmp_path, "student")["interval_kind"] == "bootstrap"
+
+
+def test_what_is_only_rolled_out_has_no_seeds_however_often_it_was(tmp_path):
+    for seed in (0, 1, 2):
+        for method in ("random", "posterior_sampling", "student"):
+            write_method(tmp_path, method, seed)
+    rows = rows_of(tmp_path)
+    for method in ("random", "posterior_sampling"):
+        for column in ("seeds", "interval_low", "interval_kind", "mean_by_seed", "gap_recovered"):
+            assert rows[method][column] is None
+    assert rows["posterior_sampling"]["mean"] > rows["random"]["mean"]
 
 
 def test_gap_recovered(tmp_path):
     entries = task_entries(8)
     for method, level in {"student": 0.7, "teacher": 0.9, "none": 0.1, "pca": 0.3}.items():
         write_method(tmp_path, method, 0, returns=constant_returns(entries, level))
-    rows = {row.method: row for row in method_rows(load_results([tmp_path]))}
-    assert rows["student"].gap_recovered == pytest.approx(0.75, abs=1e-5)
-    assert rows["pca"].gap_recovered == pytest.approx(0.25, abs=1e-5)
-    assert rows["teacher"].gap_recovered == 1
-    assert rows["none"].gap_recovered == 0
+    rows = rows_of(tmp_path)
+    assert rows["student"]["gap_recovered"] == pytest.approx(0.75, abs=1e-5)
+    assert rows["pca"]["gap_recovered"] == pytest.approx(0.25, abs=1e-5)
+    assert rows["teacher"]["gap_recovered"] == 1
+    assert rows["none"]["gap_recovered"] == 0
 
 
-def test_gap_by_seed_pairs_method_teacher_and_no_context(tmp_path):
+def test_gap_is_recovered_on_the_seeds_that_all_three_have(tmp_path):
     entries = task_entries(8)
     levels = {"none": [0.1, 0.2, 0.5], "teacher": [0.9, 0.6, 0.52], "student": [0.5, 0.3, 0.5]}
     for method, by_seed in levels.items():
         for seed, level in enumerate(by_seed):
             write_method(tmp_path, method, seed, returns=constant_returns(entries, level))
-    write_method(tmp_path, "student", 7, returns=constant_returns(entries, 0.4))
-    methods = stack_methods(load_results([tmp_path]))
-    shares = dict(gap_recovered_by_seed(methods[0], methods))
-    # The third seed has no gap of its own, the last no teacher.
-    assert shares == {0: pytest.approx(0.5, abs=1e-4), 1: pytest.approx(0.25, abs=1e-4)}
+    write_method(tmp_path, "student", 7, returns=constant_returns(entries, 0.9))
+    write_method(tmp_path, "none", 8, returns=constant_returns(entries, 0.9))
+    methods = scores_of(tmp_path)
+    gap = measures.gap_recovered(methods["student"], list(methods.values()))
+    # Over seeds 0, 1 and 2: seed 7 has no teacher, seed 8 no student.
+    assert gap.share == pytest.approx((1.3 - 0.8) / (2.02 - 0.8), abs=1e-4)
+    # The third seed has no gap of its own.
+    assert gap.by_seed == {0: pytest.approx(0.5, abs=1e-4), 1: pytest.approx(0.25, abs=1e-4)}
+    assert row_of(tmp_path, "student")["gap_by_seed"] == "0: 0.500, 1: 0.250"
+
+
+def test_the_teacher_is_the_method_of_that_group_whatever_its_name(tmp_path):
+    entries = task_entries(8)
+    record = {"name": "big", "title": "big", "group": "teacher", "order": 1}
+    write_method(tmp_path, "big", 0, returns=constant_returns(entries, 0.9), method_record=record)
+    for method, level in {"student": 0.5, "teacher": 1.0, "none": 0.1}.items():
+        baseline = record_entry(method) | ({"group": "baseline"} if method == "teacher" else {})
+        returns = constant_returns(entries, level)
+        write_method(tmp_path, method, 0, returns=returns, method_record=baseline)
+    assert row_of(tmp_path, "student")["gap_recovered"] == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("teacher", [None, 0.14, 0.05])
@@ -263,7 +332,7 @@ def test_gap_recovered_is_not_given_without_a_gap(tmp_path, teacher):
     for method, level in {"student": 0.7, "none": 0.1, "teacher": teacher}.items():
         if level is not None:
             write_method(tmp_path, method, 0, returns=constant_returns(entries, level))
-    assert row_of(tmp_path, "student").gap_recovered is None
+    assert row_of(tmp_path, "student")["gap_recovered"] is None
 
 
 def test_gap_of_rival_runs_is_taken_within_the_run(tmp_path):
@@ -272,9 +341,67 @@ def test_gap_of_rival_runs_is_taken_within_the_run(tmp_path):
         for method, level in {"student": 0.5, "teacher": teacher, "none": 0.1}.items():
             returns = constant_returns(entries, level)
             write_method(tmp_path / run, method, 0, returns=returns)
-    rows = {row.method: row for row in method_rows(load_results([tmp_path / "a", tmp_path / "b"]))}
-    assert rows["student@a"].gap_recovered == pytest.approx(0.5, abs=1e-5)
-    assert rows["student@b"].gap_recovered == pytest.approx(1.0, abs=1e-5)
+    rows = rows_of([tmp_path / "a", tmp_path / "b"])
+    assert rows["student@a"]["gap_recovered"] == pytest.approx(0.5, abs=1e-5)
+    assert rows["student@b"]["gap_recovered"] == pytest.approx(1.0, abs=1e-5)
+
+
+def jump(entries, episode, level=1.0, n_episodes=40):
+    """Nothing before an episode, counted from 1, then `level`."""
+    returns = constant_returns(entries, 0.0, n_episodes=n_episodes)
+    returns[..., episode - 1 :] = constant_returns(entries, level)[..., :1]
+    return returns
+
+
+def test_episodes_to_the_level_count_the_seeds_that_never_reach_it(tmp_path):
+    entries = task_entries(8)
+    for method, arrivals in {"student": (9, 21, None), "teacher": (9, None, None)}.items():
+        for seed, episode in enumerate(arrivals):
+            level = 0.85 if episode is None else 1.0  # 0.9 of its own end, not of the optimum
+            write_method(tmp_path, method, seed, returns=jump(entries, episode or 5, level))
+    rows = rows_of(tmp_path)
+    assert (rows["student"]["episodes_to_0.9"], rows["student"]["never_to_0.9"]) == (21, 0)
+    assert (rows["teacher"]["episodes_to_0.9"], rows["teacher"]["never_to_0.9"]) == (np.inf, 1)
+    assert rows["student"]["tasks_to_0.9"] == pytest.approx(2 / 3)
+
+
+def test_episodes_to_the_level_are_those_of_the_curve_over_all_tasks(tmp_path):
+    entries = task_entries(8)
+    returns = jump(entries, 3)
+    returns[0] = jump(entries, 30)[0]  # one of eight holds the mean at 0.875
+    write_method(tmp_path, "student", 0, returns=returns)
+    returns = jump(entries, 3)
+    returns[0] = constant_returns(entries, 0.0, n_episodes=40)[0]
+    write_method(tmp_path, "pca", 0, returns=returns)
+    rows = rows_of(tmp_path)
+    assert rows["student"]["episodes_to_0.9"] == 30
+    assert rows["student"]["tasks_to_0.9"] == 1
+    assert rows["pca"]["episodes_to_0.9"] == np.inf
+    assert rows["pca"]["tasks_to_0.9"] == 7 / 8
+
+
+def test_search_is_measured_in_the_first_episodes(tmp_path):
+    entries = task_entries(4)
+    returns = constant_returns(entries, 0.0, n_episodes=20)
+    optimal = constant_returns(entries, 1.0, n_episodes=20)
+    for stream, episode in enumerate((4, 9, 10, 14)):  # from 0
+        returns[stream, 0, episode] = optimal[stream, 0, episode]
+    visited = np.full(returns.shape, 7.0)
+    visited[..., :10] = 3.0
+    write_method(tmp_path, "student", 0, tasks=entries, returns=returns, visited=visited)
+    write_method(tmp_path, "pca", 0, tasks=entries, returns=returns)
+    rows = rows_of(tmp_path)
+    found = [rows["student"][f"found_by_{episode}"] for episode in (5, 10, 20)]
+    assert found == [1 / 8, 2 / 8, 4 / 8]
+    assert rows["student"]["return_first_10"] == pytest.approx(2 / 80)
+    assert (rows["student"]["cells_visited"], rows["pca"]["cells_visited"]) == (3.0, None)
+
+
+def test_fewer_episodes_than_a_column_speaks_of_leave_it_empty(tmp_path):
+    write_method(tmp_path, "student", 0, n_episodes=9)
+    row = row_of(tmp_path, "student")
+    assert row["found_by_5"] is not None
+    assert (row["found_by_10"], row["return_first_10"]) == (None, None)
 
 
 def test_goals_found_are_counted_apart_from_the_return_once_found(tmp_path):
@@ -285,18 +412,64 @@ def test_goals_found_are_counted_apart_from_the_return_once_found(tmp_path):
     returns[3, 1, 14:16] = optimal[3, 1, 14:16]  # two lucky episodes are not a find
     write_method(tmp_path, "student", 0, returns=returns, tasks=entries)
     row = row_of(tmp_path, "student")
-    assert row.goals_found == 3 / 8
-    assert row.return_once_found == pytest.approx(1.0)
-    assert row.episodes_to_90 == 9
-    assert row.first_episode_return == pytest.approx(0.25)
-    assert row.final_minus_best == pytest.approx(0.0, abs=0.06)
+    assert row["goals_found"] == 3 / 8
+    assert row["return_once_found"] == pytest.approx(1.0)
+    assert row["raw_first_episode"] == pytest.approx(0.25)
+    assert row["final_minus_best"] == pytest.approx(0.0, abs=0.06)
 
 
-def test_a_method_that_learns_nothing_reaches_nothing(tmp_path):
-    returns = constant_returns(task_entries(8), 0.02)
-    write_method(tmp_path, "none", 0, returns=returns)
-    row = row_of(tmp_path, "none")
-    assert (row.episodes_to_90, row.return_once_found, row.goals_found) == (None, None, 0)
+# --- borders ---
+
+
+def slow_border(entries, returns, starts, first_episode):
+    """Mean return of the first episode of each region, and of the others, one by one."""
+    after, inside = [], []
+    for task, entry in enumerate(entries):
+        low, high = entry["random_return"], entry["optimal_return"]
+        for stream in range(returns.shape[1]):
+            for episode in range(first_episode, returns.shape[2]):
+                region, before = (
+                    starts[task, stream, e] // REGION_LEN for e in (episode, episode - 1)
+                )
+                score = (returns[task, stream, episode] - low) / (high - low)
+                (after if region > before else inside).append(score)
+    return np.mean(after), np.mean(inside)
+
+
+def test_border_columns_set_the_first_episode_of_a_region_apart(tmp_path):
+    entries = task_entries(4)
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(5, 40, size=(4, 3, 40))  # episodes end early, regions are skipped
+    starts = np.cumsum(lengths, axis=-1) - lengths
+    returns = generator.random((4, 3, 40)) * 10
+    write_method(tmp_path, "student", 0, tasks=entries, returns=returns, starts=starts)
+    row = row_of(tmp_path, "student")
+    after, inside = slow_border(entries, returns, starts, 20)  # the second half
+    assert row["return_after_border"] == pytest.approx(after)
+    assert row["return_inside"] == pytest.approx(inside)
+    assert row["border_loss"] == pytest.approx(inside - after)
+
+
+def test_every_fourth_episode_follows_a_border_where_all_take_as_long(tmp_path):
+    entries = task_entries(8)
+    assert REGION_LEN == 4 * HORIZON
+    returns = constant_returns(entries, 0.9, n_episodes=12)
+    returns[..., 4::4] = constant_returns(entries, 0.7)[..., :1]
+    returns[..., 0] = constant_returns(entries, 0.0)[..., 0]  # the first region has no border
+    write_method(tmp_path, "teacher", 0, returns=returns)
+    row = row_of(tmp_path, "teacher")
+    assert row["border_loss"] == pytest.approx(0.2, abs=1e-5)
+    positions = measures.by_position(scores_of(tmp_path)["teacher"])
+    np.testing.assert_allclose(positions, [[0.7, 0.9, 0.9, 0.9]], atol=1e-5)
+
+
+def test_without_a_border_late_in_the_context_there_is_no_border_column(tmp_path):
+    write_method(tmp_path, "student", 0, n_episodes=4)
+    row = row_of(tmp_path, "student")
+    assert (row["return_after_border"], row["border_loss"]) == (None, None)
+
+
+# --- what cannot be normalised, and differences ---
 
 
 def test_tasks_without_an_optimum_count_only_in_the_raw_return(tmp_path):
@@ -306,31 +479,49 @@ def test_tasks_without_an_optimum_count_only_in_the_raw_return(tmp_path):
     returns[1] = 1000
     write_method(tmp_path, "student", 0, returns=returns, tasks=entries)
     row = row_of(tmp_path, "student")
-    assert row.normalized_return == pytest.approx(0.5)
-    assert row.return_mean > 250
+    assert row["mean"] == pytest.approx(0.5)
+    assert row["worst_task"] == pytest.approx(0.5)
+    assert row["raw_return"] > 250
 
 
 def test_without_any_optimum_nothing_is_normalised(tmp_path):
     entries = [entry | {"optimal_return": None} for entry in task_entries(4)]
     write_method(tmp_path, "student", 0, tasks=entries)
     row = row_of(tmp_path, "student")
-    assert row.normalized_return is None
-    assert row.tasks_solved is None
-    assert row.return_mean > 1
+    for column in ("mean", "tasks_solved", "worst_task", "border_loss", "episodes_to_0.9"):
+        assert row[column] is None
+    assert row["raw_return"] > 1
 
 
 def test_differences_pair_the_seeds_both_have(tmp_path):
     entries = task_entries(8)
     for seed in (0, 1):
-        shift = 0.1 * seed
-        returns = constant_returns(entries, 0.6 + shift)
+        returns = constant_returns(entries, 0.6 + 0.1 * seed)
         write_method(tmp_path, "student", seed, returns=returns)
     for seed in (1, 2):
         returns = constant_returns(entries, 0.4 + 0.1 * seed)
         write_method(tmp_path, "pca", seed, returns=returns)
+    methods = scores_of(tmp_path)
+    (row,) = difference_rows(list(methods.values()), methods["student"])
+    assert (row.label, row["reference"], row["seeds"]) == ("pca", "student", 1)
+    assert row["mean_difference"] == pytest.approx(-0.2, abs=1e-5)
+    assert row["interval_low"] is None
+    assert row["difference_by_seed"] == "1: −0.200"
+    assert row["probability_of_improvement"] == 0
+    assert difference_rows(list(methods.values()), None) == []
+
+
+def test_nothing_that_is_only_rolled_out_is_in_the_differences(tmp_path):
+    write_run(tmp_path, source=False, n_episodes=12, seeds=(0,))
     methods = stack_methods(load_results([tmp_path]))
-    (row,) = difference_rows(methods)
-    assert (row.method, row.reference, row.seeds) == ("pca", "student", 1)
-    assert row.mean_difference == pytest.approx(-0.2, abs=1e-5)
-    assert np.isnan(row.ci_low)
-    assert difference_rows(methods, "teacher") == []
+    labels = [row.label for row in difference_rows(methods, reference_method(methods))]
+    assert labels == list(RECORDS)[1:10]
+
+
+def test_reference_is_the_student_or_else_the_teacher(tmp_path):
+    write_run(tmp_path, source=False, n_episodes=5, seeds=(0,))
+    methods = stack_methods(load_results([tmp_path]))
+    assert reference_method(methods) is methods[0]
+    assert reference_method(methods[1:]).label == "teacher"
+    assert reference_method(methods[3:]) is methods[3]
+    assert reference_method(methods[-2:]) is None

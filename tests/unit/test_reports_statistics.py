@@ -1,11 +1,11 @@
-"""Statistics against slow obvious references and scipy."""
+"""Statistics against slow obvious references, simulation and scipy."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from reports import statistics
-from reports.statistics import Bootstrap
+from reports.statistics import seed_band, seed_interval
 
 
 @pytest.fixture
@@ -27,14 +27,12 @@ def test_iqm_is_the_mean_of_the_middle_half(n):
     assert statistics.iqm(values) == pytest.approx(sum(middle) / len(middle))
 
 
-def test_statistics_reduce_all_axes_or_one(scores):
-    for statistic in (statistics.iqm, statistics.mean, statistics.median):
-        assert statistic(scores) == pytest.approx(float(statistic(scores.ravel())))
-        by_row = [float(statistic(row)) for row in scores]
-        np.testing.assert_allclose(statistic(scores, axis=1), by_row)
+def test_iqm_reduces_all_axes_or_one(scores):
+    assert statistics.iqm(scores) == pytest.approx(float(statistics.iqm(scores.ravel())))
+    np.testing.assert_allclose(statistics.iqm(scores, axis=1), list(map(statistics.iqm, scores)))
 
 
-def test_optimality_gap_does_not_reward_scores_above_the_threshold():
+def test_optimality_gap_does_not_reward_scores_above_one():
     assert statistics.optimality_gap([0.5, 1.0, 3.0]) == pytest.approx(0.5 / 3)
 
 
@@ -49,102 +47,105 @@ def test_probability_of_improvement_equals_mann_whitney(scores):
     assert result == pytest.approx(np.mean(expected))
 
 
-def slow_interval(scores, statistic, n_resamples, generator, whole_seeds=False):
-    n_seeds, n_tasks = scores.shape
-    values = []
-    for _ in range(n_resamples):
-        shared = generator.integers(n_seeds, size=n_seeds)
-        columns = []
-        for task in range(n_tasks):
-            drawn = shared if whole_seeds else generator.integers(n_seeds, size=n_seeds)
-            columns.extend(scores[drawn, task])
-        values.append(float(statistic(np.array(columns))))
-    return np.quantile(values, [0.025, 0.975])
+# --- intervals over training seeds ---
+
+N_EXPERIMENTS = 2000
 
 
-@pytest.mark.parametrize("whole_seeds", [False, True])
-def test_interval_agrees_with_the_obvious_loop(scores, whole_seeds):
-    # A shift that all tasks of a seed share tells the two ways of drawing apart.
-    shifted = scores + np.linspace(-0.5, 0.5, 5)[:, None]
-    expected = slow_interval(
-        shifted, statistics.iqm, 1000, np.random.default_rng(3), whole_seeds=whole_seeds
-    )
-    interval = statistics.stratified_bootstrap_interval(
-        shifted, statistics.iqm, Bootstrap(n_resamples=4000, whole_seeds=whole_seeds)
-    )
-    np.testing.assert_allclose(interval, expected, atol=0.03)
+def coverage(bounds):
+    """Share of intervals that hold 0.9, the true mean."""
+    return np.mean([low <= 0.9 <= high for low, high in bounds])
 
 
-def test_interval_of_one_task_agrees_with_scipy(scores):
-    column = scores[:, :1]
-    expected = stats.bootstrap(
-        (column.ravel(),), np.mean, n_resamples=6000, method="percentile", rng=0
-    ).confidence_interval
-    interval = statistics.stratified_bootstrap_interval(
-        column, statistics.mean, Bootstrap(n_resamples=6000)
-    )
-    np.testing.assert_allclose(interval, [expected.low, expected.high], atol=0.02)
+@pytest.mark.parametrize("n_seeds", [3, 5])
+def test_t_interval_of_few_seeds_holds_the_true_mean_as_often_as_it_says(n_seeds):
+    seeds = np.random.default_rng(n_seeds).normal(0.9, 0.05, size=(N_EXPERIMENTS, n_seeds))
+    intervals = [seed_interval(values) for values in seeds]
+    assert {interval.kind for interval in intervals} == {"t"}
+    assert 0.93 <= coverage(interval[:2] for interval in intervals) <= 0.97
 
 
-def test_one_seed_has_no_interval():
-    interval = statistics.stratified_bootstrap_interval(np.ones((1, 4)))
-    assert np.isnan(interval).all()
+def test_range_of_three_seeds_is_no_95_percent_interval_and_is_called_range():
+    seeds = np.random.default_rng(7).normal(0.9, 0.05, size=(N_EXPERIMENTS, 3))
+    bands = [seed_band(values[:, None]) for values in seeds]
+    assert {band.kind for band in bands} == {"range"}
+    assert 0.71 <= coverage((band.low[0], band.high[0]) for band in bands) <= 0.79
 
 
-def test_resampling_in_chunks_changes_nothing(scores, monkeypatch):
-    curves = np.stack([scores, scores**2], axis=-1)
-    whole = statistics.bootstrap_distribution(curves, bootstrap=Bootstrap(n_resamples=50))
-    monkeypatch.setattr(statistics, "CHUNK_VALUES", curves.size * 7)
-    chunked = statistics.bootstrap_distribution(curves, bootstrap=Bootstrap(n_resamples=50))
-    np.testing.assert_array_equal(whole, chunked)
+def test_t_interval_is_that_of_scipy_and_is_not_cut_off():
+    values = np.array([0.99, 0.90, 1.0])
+    interval = seed_interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval[:2] == pytest.approx((expected.low, expected.high))
+    assert interval.high > 1
 
 
-def test_band_is_the_interval_of_every_point(scores):
-    curves = np.stack([scores, 2 * scores + 1], axis=-1)
-    low, high = statistics.bootstrap_band(curves)
-    for point in range(2):
-        interval = statistics.stratified_bootstrap_interval(curves[:, :, point])
-        assert (low[point], high[point]) == pytest.approx(interval)
+def slow_bootstrap(scores, generator):
+    """Bounds of the mean over (seed, task), whole seeds drawn with replacement."""
+    n_seeds = len(scores)
+    means = [scores[generator.integers(n_seeds, size=n_seeds)].mean() for _ in range(4000)]
+    return np.quantile(means, [0.025, 0.975])
 
 
-def test_paired_difference_removes_what_both_methods_share(scores):
-    difference = statistics.paired_difference(scores + 0.25, scores)
-    assert difference == pytest.approx((0.25, 0.25, 0.25))
-    with pytest.raises(ValueError, match="one shape"):
-        statistics.paired_difference(scores, scores[:2])
+def test_from_eight_seeds_on_whole_seeds_are_drawn():
+    generator = np.random.default_rng(3)
+    # A shift that all tasks of a seed share tells drawing seeds from drawing cells.
+    scores = generator.normal(0.5, 0.1, size=(8, 7)) + np.linspace(-0.5, 0.5, 8)[:, None]
+    interval = seed_interval(scores.mean(axis=1))
+    assert interval.kind == "bootstrap"
+    np.testing.assert_allclose(interval[:2], slow_bootstrap(scores, generator), atol=0.02)
+    assert seed_interval(scores.mean(axis=1)[:7]).kind == "t"
 
 
-def test_performance_profile_counts_the_scores_that_reach_each_threshold(scores):
-    profile = statistics.performance_profile([[0.0, 0.5], [0.5, 1.0]], [0.0, 0.1, 0.5, 1.0, 1.1])
-    np.testing.assert_array_equal(profile, [1.0, 0.75, 0.75, 0.25, 0.0])
-    thresholds = np.linspace(0, 1, 11)
-    profile = statistics.performance_profile(scores, thresholds)
-    for threshold, share in zip(thresholds, profile, strict=True):
-        counted = sum(score >= threshold for row in scores for score in row)
-        assert share == counted / scores.size
+def test_band_is_the_interval_of_every_point_from_eight_seeds_on():
+    curves = np.random.default_rng(5).normal(size=(9, 4))
+    band = seed_band(curves)
+    assert band.kind == "bootstrap"
+    for point in range(4):
+        interval = seed_interval(curves[:, point])
+        assert (band.low[point], band.high[point]) == pytest.approx(interval[:2], abs=0.06)
+    assert (band.low < curves.mean(axis=0)).all()
 
 
-def slow_episodes_to_fraction(returns, fraction, window, final_episodes):
-    final = np.mean(returns[-final_episodes:])
-    for start in range(len(returns) - window + 1):
-        if final > 0 and np.mean(returns[start : start + window]) >= fraction * final:
+def test_seeds_that_agree_have_an_interval_of_no_width():
+    assert seed_interval(np.full(3, 0.5))[:2] == (0.5, 0.5)
+    assert seed_interval(np.full(9, 0.5))[:2] == (0.5, 0.5)
+
+
+def test_one_seed_has_no_interval_and_no_band():
+    assert seed_interval([0.5]).kind == ""
+    assert np.isnan(seed_interval([0.5])[:2]).all()
+    for band in (seed_band(np.ones((1, 4))), seed_band(np.ones((0, 4)))):
+        assert band.kind == ""
+        assert np.isnan(band.low).all()
+
+
+# --- pace ---
+
+
+def slow_episodes_to(returns, level, hold):
+    for start in range(len(returns) - hold + 1):
+        if returns[start] >= level and np.mean(returns[start : start + hold]) >= level:
             return start + 1
-    return np.nan
+    return np.inf
 
 
-def test_episodes_to_fraction_agrees_with_the_obvious_loop():
-    generator = np.random.default_rng(4)
-    returns = generator.normal(size=(6, 3, 40)).cumsum(axis=-1)
-    result = statistics.episodes_to_fraction(returns, 0.9, window=4, final_episodes=8)
+def test_episodes_to_agrees_with_the_obvious_loop():
+    returns = np.random.default_rng(4).normal(size=(6, 3, 40)).cumsum(axis=-1)
+    result = statistics.episodes_to(returns, 0.9, hold=4)
+    assert np.isinf(result).any()
+    assert np.isfinite(result).any()
     for index in np.ndindex(6, 3):
-        expected = slow_episodes_to_fraction(returns[index], 0.9, 4, 8)
-        np.testing.assert_equal(result[index], expected)
+        assert result[index] == slow_episodes_to(returns[index], 0.9, 4)
 
 
-def test_episodes_to_fraction_dates_a_jump_where_it_happens():
-    returns = np.r_[np.zeros(12), np.ones(20)]
-    assert statistics.episodes_to_fraction(returns) == 13
-    assert np.isnan(statistics.episodes_to_fraction(np.zeros(30)))
+def test_the_level_is_absolute_and_one_lucky_episode_is_no_arrival():
+    assert statistics.episodes_to(np.r_[np.zeros(12), np.ones(20)], 0.9) == 13
+    assert statistics.episodes_to(np.full(30, 0.85), 0.9) == np.inf  # 90 % of its own final level
+    lucky = np.zeros(30)
+    lucky[4], lucky[20:] = 1, 1
+    assert statistics.episodes_to(lucky, 0.9) == 21
+    assert statistics.episodes_to(np.ones(3), 0.9) == 1  # fewer episodes than are to hold it
 
 
 def test_final_minus_best_sees_a_collapse():

@@ -10,24 +10,17 @@ import numpy as np
 import pytest
 from reports_data import task_entries, write_method, write_run, write_sweep
 from rich.console import Console
+from scipy import stats
 from test_reports_page import LOG, read_page, write_log
 
-from reports import sweep_figures
-from reports.aggregate import method_rows, stack_methods
-from reports.results import ResultsError
-from reports.statistics import Bootstrap
-from reports.style import title
-from reports.sweeps import (
-    load_sweep,
-    load_sweep_results,
-    place_points,
-    shortest_stem,
-    write_sweep_comparison,
-    write_sweep_csv,
-)
-from reports.tables import label_group
+from reports import sweep_axes, sweep_figures
+from reports.comparison import ReportOptions
+from reports.result_files import ResultsError
+from reports.rows import method_rows
+from reports.scores import POINT_CONTROL_SECTION, stack_methods
+from reports.sweep_files import load_sweep, load_sweep_results, place_points, shortest_stem
+from reports.sweeps import write_sweep_comparison, write_sweep_csv
 
-QUICK = Bootstrap(n_resamples=100)
 LATENTS, GAMMA = "compressor.n_latents", "finetune.loss.gamma"
 SMALL = {"n_tasks": 4, "n_evaluation_seeds": 2, "n_episodes": 10}
 
@@ -52,13 +45,13 @@ def report(sweep_dir):
     """Rows by label, the directory of the report, and what was printed."""
     out = sweep_dir / "report"
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    rows = write_sweep_comparison(sweep_dir, out, bootstrap=QUICK, console=console)
-    return {row.method: row for row in rows}, out, console.file.getvalue()
+    rows = write_sweep_comparison(sweep_dir, out, ReportOptions(console=console))
+    return {row.label: row for row in rows}, out, console.file.getvalue()
 
 
 def rows_of(sweep_dir):
     results, _ = load_sweep_results(load_sweep(sweep_dir))
-    return {row.method: row for row in method_rows(results, bootstrap=QUICK)}
+    return {row.label: row for row in method_rows(stack_methods(results))}
 
 
 def drawn(sweep_dir):
@@ -66,7 +59,7 @@ def drawn(sweep_dir):
     sweep = load_sweep(sweep_dir)
     methods = stack_methods(load_sweep_results(sweep)[0])
     placed = place_points(sweep, methods)
-    sweep_figures.draw_sweep(list(sweep.axes.values()), placed, methods, sweep_dir, bootstrap=QUICK)
+    sweep_figures.draw_sweep(list(sweep.axes.values()), placed, methods, sweep_dir)
     return sweep_dir
 
 
@@ -107,12 +100,15 @@ def test_results_are_named_by_setting_and_stand_after_what_they_share(latents):
     labels = list(dict.fromkeys(result.label for result in results))
     assert labels == ["teacher", "none", *points, *controls, "random", "optimal"]
     assert missing == []
-    groups = [label_group(label) for label in labels]
-    assert groups == sorted(groups)
-    assert len(set(groups)) == 5
-    assert title("student@m = 4") == "m = 4"
-    assert title("student_zeroed@m = 4") == "zeroed latents, m = 4"
-    assert title("student@darkroom") == "student@darkroom"
+    methods = {method.label: method for method in stack_methods(results)}
+    sections = [method.section for method in methods.values()]
+    assert sections == sorted(sections)
+    assert len(set(sections)) == 5
+    assert methods["student_zeroed@m = 4"].section == POINT_CONTROL_SECTION
+    assert methods["student@m = 4"].title == "m = 4"
+    assert methods["student_zeroed@m = 4"].title == "zeroed latents, m = 4"
+    rival = type(methods["teacher"])("teacher@darkroom", methods["teacher"].results)
+    assert rival.title == "teacher@darkroom"
 
 
 def test_a_key_is_called_by_as_little_as_tells_it_apart():
@@ -122,9 +118,9 @@ def test_a_key_is_called_by_as_little_as_tells_it_apart():
 
 
 def test_values_are_shown_as_written():
-    shown = [sweep_figures.show(v) for v in (None, True, 8, 0.1, 1e-3, 0.123456789, "vq")]
+    shown = [sweep_axes.show(v) for v in (None, True, 8, 0.1, 1e-3, 0.123456789, "vq")]
     assert shown == ["null", "true", "8", "0.1", "0.001", "0.123456789", "vq"]
-    axis = sweep_figures.Axis("a.b", "b", "b", (1, True, None, "1"))
+    axis = sweep_axes.Axis("a.b", "b", "b", (1, True, None, "1"))
     assert [axis.position(value) for value in (True, "1", None, 1, 1.0)] == [1, 3, 2, 0, 0]
     assert not axis.is_ordered
 
@@ -150,7 +146,8 @@ def test_a_missing_point_is_named_and_leaves_its_row_empty(grid_report):
     assert "Not evaluated" in read_page(out / "report.html")[0]
     assert "student@gamma = 0.1, m = 2" not in rows
     row = next(r for r in read_csv(out / "sweep.csv") if (r[GAMMA], r[LATENTS]) == ("0.1", "2"))
-    assert list(row.values())[2:] == ["0", *[""] * 9]
+    assert row.pop("seeds") == "0"
+    assert set(list(row.values())[2:]) == {""}
 
 
 def test_nothing_evaluated_is_an_error_and_writes_nothing(tmp_path):
@@ -215,10 +212,10 @@ def test_points_that_are_methods_keep_their_names_and_win_over_the_base(tmp_path
 
 def test_gap_is_recovered_between_the_shared_methods(latents):
     rows = rows_of(latents)
-    floor, ceiling = (rows[name].return_normalized_mean for name in ("none", "teacher"))
+    floor, ceiling = (rows[name]["mean"] for name in ("none", "teacher"))
     for m in (1, 2, 4):
         expected = (1 - 0.5 / m - floor) / (ceiling - floor)
-        assert rows[f"student@m = {m}"].gap_recovered == pytest.approx(expected, abs=1e-4)
+        assert rows[f"student@m = {m}"]["gap_recovered"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_point_with_a_teacher_of_its_own_is_set_against_it(latents):
@@ -234,10 +231,10 @@ def test_a_point_with_a_teacher_of_its_own_is_set_against_it(latents):
                 latents / "cells" / "n_latents=1", method, seed, returns=returns, tasks=entries
             )
     rows = rows_of(latents)
-    assert rows["student@m = 1"].gap_recovered == pytest.approx(0.5, abs=1e-4)
-    shared = rows["teacher"].return_normalized_mean - rows["none"].return_normalized_mean
-    expected = (0.75 - rows["none"].return_normalized_mean) / shared
-    assert rows["student@m = 2"].gap_recovered == pytest.approx(expected, abs=1e-4)
+    assert rows["student@m = 1"]["gap_recovered"] == pytest.approx(0.5, abs=1e-4)
+    shared = rows["teacher"]["mean"] - rows["none"]["mean"]
+    expected = (0.75 - rows["none"]["mean"]) / shared
+    assert rows["student@m = 2"]["gap_recovered"] == pytest.approx(expected, abs=1e-4)
 
 
 # --- tables ---
@@ -248,20 +245,18 @@ def test_sweep_csv_holds_a_row_per_point(latents):
     placed = place_points(sweep, stack_methods(load_sweep_results(sweep)[0]))
     write_sweep_csv(sweep, placed, list(rows.values()), latents / "sweep.csv")
     table = read_csv(latents / "sweep.csv")
-    assert list(table[0]) == [
-        LATENTS,
-        *["seeds", "normalized_return", "ci_low", "ci_high", "gap_recovered", "tasks_solved"],
-        *["reconstruction_accuracy", "latent_bits", "context_bytes", "ms_per_action"],
-    ]
+    assert next(iter(table[0])) == LATENTS
     for m, line in zip((1, 2, 4), table, strict=True):
         # Seeds stand 0.02 apart around the level, and each scores alike on all tasks.
-        assert float(line["normalized_return"]) == pytest.approx(1 - 0.5 / m, abs=1e-4)
-        assert float(line["ci_low"]) == pytest.approx(1 - 0.5 / m - 0.01, abs=1e-4)
-        assert float(line["ci_high"]) == pytest.approx(1 - 0.5 / m + 0.01, abs=1e-4)
+        for column in ("mean", "iqm", "worst_task"):
+            assert float(line[column]) == pytest.approx(1 - 0.5 / m, abs=1e-4)
+        half = 0.01 * stats.t.ppf(0.975, 1)  # of two seeds, each 0.01 from their mean
+        assert float(line["interval_low"]) == pytest.approx(1 - 0.5 / m - half, abs=1e-4)
+        assert float(line["interval_high"]) == pytest.approx(1 - 0.5 / m + half, abs=1e-4)
         assert float(line["tasks_solved"]) == (1 - 0.5 / m >= 0.8)
         assert float(line["reconstruction_accuracy"]) == 1 - 0.25 / m
         assert (line[LATENTS], line["latent_bits"], line["seeds"]) == (str(m), str(2048 * m), "2")
-        assert rows[f"student@m = {m}"].latent_bits == 2048 * m
+        assert rows[f"student@m = {m}"]["latent_bits"] == 2048 * m
 
 
 def test_terminal_table_fits_80_columns_without_controls_of_points(grid_report):
@@ -273,12 +268,10 @@ def test_terminal_table_fits_80_columns_without_controls_of_points(grid_report):
 
 def test_one_seed_has_no_intervals(tmp_path):
     sweep = write_latents(tmp_path / "sweep", seeds=(3,))
-    assert {(row.ci_low, row.ci_high) for row in rows_of(sweep).values()} == {(None, None)}
+    assert {row["interval_low"] for row in rows_of(sweep).values()} == {None}
     out = drawn(sweep)
     for name in ("sweep_n_latents", "bits"):
-        assert {(row["ci_low"], row["ci_high"]) for row in read_csv(out / f"{name}.csv")} == {
-            ("", "")
-        }
+        assert {row["interval_low"] for row in read_csv(out / f"{name}.csv")} == {""}
 
 
 # --- figures ---
@@ -291,13 +284,13 @@ def test_figures_hold_the_numbers_of_the_results(grid_report):
     for figure in ("sweep_gamma", "sweep_n_latents"):
         rows = {(row[GAMMA], row[LATENTS]): row for row in read_csv(out / f"{figure}.csv")}
         assert len(rows) == 6
-        assert rows["0.1", "2"]["return"] == ""
+        assert rows["0.1", "2"]["mean"] == ""
         points = read_csv(out / f"{figure}_points.csv")
         assert len(points) == 5 * 2
         for point in points:
             level = 1 - 0.5 / int(point[LATENTS]) + 0.02 * (int(point["training_seed"]) - 0.5)
-            assert float(point["return"]) == pytest.approx(level, abs=1e-4)
-    cells = {(r[GAMMA], r[LATENTS]): r["return"] for r in read_csv(out / "heatmap.csv")}
+            assert float(point["mean"]) == pytest.approx(level, abs=1e-4)
+    cells = {(r[GAMMA], r[LATENTS]): r["mean"] for r in read_csv(out / "heatmap.csv")}
     assert list(cells) == [(gamma, m) for gamma in ("0", "0.1") for m in ("1", "2", "4")]
     assert cells["0.1", "2"] == ""
     assert float(cells["0", "4"]) == pytest.approx(0.875, abs=1e-4)
@@ -315,7 +308,7 @@ def test_points_that_differ_in_other_settings_are_other_lines(grid):
     sweep = load_sweep(grid)
     axes = list(sweep.axes.values())
     placed = place_points(sweep, stack_methods(load_sweep_results(sweep)[0]))
-    lines = sweep_figures._lines(axes[0], axes, placed)
+    lines = sweep_axes.lines(axes[0], axes, placed)
     assert list(lines) == ["m = 1", "m = 2", "m = 4"]
     assert [[point.values[GAMMA] for point in line] for line in lines.values()] == [[0, 0.1]] * 3
     assert np.isnan(lines["m = 2"][1].center)
@@ -332,8 +325,8 @@ def test_what_older_results_do_not_know_is_left_out(tmp_path):
 def test_returns_that_cannot_be_normalised_are_drawn_as_they_are(tmp_path):
     entries = [entry | {"optimal_return": None} for entry in task_entries(4)]
     sweep = write_sweep(tmp_path / "sweep", {LATENTS: [1, 2]}, tasks=entries, **SMALL)
-    assert float(read_csv(drawn(sweep) / "sweep_n_latents.csv")[0]["return"]) > 1
-    assert rows_of(sweep)["student@m = 1"].normalized_return is None
+    assert float(read_csv(drawn(sweep) / "sweep_n_latents.csv")[0]["mean"]) > 1
+    assert rows_of(sweep)["student@m = 1"]["mean"] is None
 
 
 def test_page_shows_the_sweep_first(grid_report):
@@ -343,7 +336,7 @@ def test_page_shows_the_sweep_first(grid_report):
     order += ["Results", "Performance profiles", "Differences", "Training loss"]
     places = [text.index(heading) for heading in order]
     assert places == sorted(places)
-    assert "Every method minus the teacher, paired" in text
+    assert "Every trained method minus the teacher, paired" in text
     assert len(images) == len(list(out.glob("*.png")))
     assert {row["method"] for row in read_csv(out / "training.csv")} == {"student@gamma = 0, m = 1"}
     labels = [row["method"] for row in read_csv(out / "table.csv")]

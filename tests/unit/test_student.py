@@ -420,5 +420,4 @@ def test_parameters_that_act_are_counted_without_heads_that_only_losses_read():
     head = sum(p.numel() for p in raw.reconstruction.parameters())
     assert raw.n_acting_parameters == sum(p.numel() for p in raw.parameters()) - head - unread
     types = sum(p.numel() for p in teacher.token_type_head.parameters())
-    own = teacher.no_context.numel() + teacher.positions.numel()
-    assert teacher.n_acting_parameters == sum(p.numel() for p in teacher.parameters()) - types - own
+    assert teacher.n_acting_parameters == sum(p.numel() for p in teacher.parameters()) - types

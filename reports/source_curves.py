@@ -1,0 +1,79 @@
+"""How the source algorithm learned the compared tasks: collect/learning_curves.csv, read."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.result_files import ResultsError, TaskReference
+
+
+@dataclass(frozen=True)
+class SourceCurves:
+    """How the source algorithm learned the compared tasks.
+
+    Attributes:
+        task_indices: `(C,)` for each curve the position of its task among the compared ones.
+        returns: `(C, n_regions)` mean episode return in each region, nan after a shorter curve.
+    """
+
+    task_indices: NDArray[np.int64]
+    returns: NDArray[np.float64]
+
+
+def load_source_curves(
+    run_dirs: Iterable[str | Path], tasks: Sequence[TaskReference], part: str
+) -> SourceCurves | None:
+    """PPO's learning curves on the compared tasks, None where the runs recorded none.
+
+    Args:
+        run_dirs: run directories; the first with usable curves in collect/learning_curves.csv
+            serves, the others having collected the same tasks.
+        tasks: the compared tasks.
+        part: of the split; rows of other parts are left out.
+
+    Raises:
+        ResultsError: a learning_curves.csv is there but cannot be read.
+    """
+    positions = {str(task.index): position for position, task in enumerate(tasks)}
+    positions |= {task.name: position for position, task in enumerate(tasks)}
+    for run_dir in map(Path, run_dirs):
+        path = run_dir / "collect" / "learning_curves.csv"
+        if not path.is_file():
+            continue
+        try:
+            curves = _read_curves(path, positions, part)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ResultsError(
+                f"{path} cannot be read ({error!r}): expected the columns task, split, style, "
+                "source_seed, region, mean_return; collect again"
+            ) from error
+        if curves:
+            return _stack_curves(curves)
+    return None
+
+
+def _read_curves(
+    path: Path, positions: dict[str, int], part: str
+) -> dict[tuple[int, str], dict[int, float]]:
+    """Mean return by region, for every (task position, source seed)."""
+    curves: dict[tuple[int, str], dict[int, float]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            wanted = row["split"] == part and row["style"] == "ppo"
+            # No episode may have ended in a region: its mean return is empty then.
+            if wanted and row["task"] in positions and row["mean_return"]:
+                curve = curves.setdefault((positions[row["task"]], row["source_seed"]), {})
+                curve[int(row["region"])] = float(row["mean_return"])
+    return curves
+
+
+def _stack_curves(curves: dict[tuple[int, str], dict[int, float]]) -> SourceCurves:
+    n_regions = 1 + max(max(curve) for curve in curves.values())
+    returns = np.full((len(curves), n_regions), np.nan)
+    for values, curve in zip(returns, curves.values(), strict=True):
+        values[list(curve)] = list(curve.values())
+    return SourceCurves(np.array([position for position, _ in curves]), returns)

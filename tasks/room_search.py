@@ -1,0 +1,109 @@
+"""Searching a square room with an unseen goal: shortest moves, what is still possible, a sweep.
+
+Cells are `(x, y)` or, as one number, `x * size + y`; actions are those of `tasks.darkroom`.
+"""
+
+import numpy as np
+
+STAY = 4
+
+
+def shortest_moves(
+    positions: np.ndarray, goals: np.ndarray, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """A move `(n,)` int64 on a shortest path from cells `(n, 2)` to `(n, 2)`, stay at the goal.
+
+    Where both axes are left to go, `rng` picks one evenly; without it x goes first.
+    """
+    ahead = goals - np.asarray(positions, dtype=np.int64)  # (n, 2)
+    x, y = ahead[:, 0], ahead[:, 1]
+    prefer_x = rng.random(len(ahead)) < 0.5 if rng is not None else np.ones(len(ahead), bool)
+    use_x = (x != 0) & (prefer_x | (y == 0))
+    actions = np.where(use_x, np.where(x > 0, 0, 1), np.where(y > 0, 2, 3))
+    return np.where((x == 0) & (y == 0), STAY, actions)
+
+
+class RoomPosterior:
+    """Goals that n streams may still have; a draw is a cell's number.
+
+    A step that ends on a cell without pay rules the cell out; one that is paid leaves that cell
+    alone, be it in the prior or not: the prior says where a stream may walk on purpose, and what is
+    seen is seen. Nothing is learned after that, so that a goal which pays once an episode stays.
+    """
+
+    def __init__(self, goals: np.ndarray, size: int, n_streams: int) -> None:
+        """Begin with the cells `goals` `(K, 2)` possible in every stream."""
+        self.size = size
+        self.cells = np.zeros((n_streams, size * size), dtype=bool)  # (n, size²)
+        self.cells[:, goals[:, 0] * size + goals[:, 1]] = True
+        self.found = np.zeros(n_streams, dtype=bool)
+        self._streams = np.arange(n_streams)
+
+    def sample(self, rng: np.random.Generator, streams: np.ndarray) -> np.ndarray:
+        """One of the possible cells `(k,)` of each selected stream, evenly drawn."""
+        cells = self.cells[streams]
+        return (cells * rng.random(cells.shape, dtype=np.float32)).argmax(-1)
+
+    def update(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_observations: np.ndarray,
+        ended: np.ndarray,
+    ) -> None:
+        """Look at the cells that the steps ended on."""
+        reached = np.asarray(next_observations, dtype=np.int64)
+        reached = reached[:, 0] * self.size + reached[:, 1]  # (n,)
+        self.cells[self._streams, reached] &= self.found
+        new = np.flatnonzero((rewards > 0) & ~self.found)
+        self.cells[new] = False
+        self.cells[new, reached[new]] = True
+        self.found[new] = True
+
+    def possible(self, drawn: np.ndarray) -> np.ndarray:
+        """Whether the goal can be there."""
+        return self.cells[self._streams, drawn]
+
+    def actions(
+        self, drawn: np.ndarray, observations: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Moves towards the drawn cells."""
+        return shortest_moves(observations, np.stack(np.divmod(drawn, self.size), -1), rng)
+
+
+class CoveragePolicy:
+    """Goes to the nearest cell not yet seen, at random among equals, and stays once it is paid.
+
+    A bound for search without knowledge of where goals lie: no cell is looked at twice on purpose.
+    """
+
+    def __init__(self, goals: np.ndarray, size: int) -> None:
+        """Sweep the cells `goals` `(K, 2)` of a room."""
+        self.goals, self.size = goals, size
+
+    def reset(self, n: int, seed: int) -> None:
+        """Begin n streams that have seen nothing."""
+        self.rng = np.random.default_rng(seed)
+        self.posterior = RoomPosterior(self.goals, self.size, n)
+        self._fields: tuple[np.ndarray, np.ndarray]
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Moves `(n,)`."""
+        cells = np.stack(np.divmod(np.arange(self.size**2), self.size), -1)
+        away = np.abs(observations[:, None] - cells).sum(-1)  # (n, size²)
+        away = np.where(self.posterior.cells, away + self.rng.random(away.shape), np.inf)
+        actions = self.posterior.actions(away.argmin(-1), observations, self.rng)
+        self._fields = (observations, actions)
+        return actions
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        """See the cells reached."""
+        ended = terminated | truncated
+        self.posterior.update(*self._fields, rewards, next_observations, ended)
