@@ -21,7 +21,12 @@ from compression.bottleneck import build_bottleneck
 from compression.compressor import CompressorConfig, build_compressor, compressor_class
 from compression.latents import Latents
 from compression.memory import MemoryConfig, build_memory
-from compression.reconstruction import ReconstructionConfig, ReconstructionHead
+from compression.nested import random_prefixes
+from compression.reconstruction import (
+    ReconstructionConfig,
+    ReconstructionHead,
+    build_reconstruction,
+)
 from nets.actions import ActionDistribution
 from nets.embeddings import RawFeatures, StepEncoder, TransitionEncoder
 from nets.regions import Regions, Steps
@@ -120,6 +125,7 @@ class CADStudent(InContextModel):
         self.actions = ActionDistribution(action)
         self.scaling = FieldScaling(observation, action)
         self.raw_features = RawFeatures(observation, action)
+        self.nested = parts.compressor.nested
         self.reads_raw = compressor_class(parts.compressor.kind).tokens == "raw"
         extra = {"n_features": self.raw_features.width} if self.reads_raw else {}
         with seeded_part("compressor"):
@@ -131,7 +137,7 @@ class CADStudent(InContextModel):
         with seeded_part("memory"):
             self.memory = build_memory(parts.memory, n_latents=n_latents, **region)
         with seeded_part("reconstruction"):
-            self.reconstruction = ReconstructionHead(
+            self.reconstruction = build_reconstruction(
                 observation, action, parts.reconstruction, n_latents=n_latents, **sizes
             )
         with seeded_part("step_encoder"):
@@ -174,8 +180,15 @@ class CADStudent(InContextModel):
         return self.raw_features(scaled) if self.reads_raw else self.transition_encoder(scaled)
 
     def compress(self, regions: Regions) -> Latents:
-        """Return latents (B, M, D) of completed regions (B, T, ...)."""
-        return self.bottleneck(self.compressor(self.compressor_tokens(regions), regions.mask))
+        """Return latents (B, M, D) of completed regions (B, T, ...).
+
+        With nested latents, a student in training mode shows a random prefix of each row's: also
+        where Cθ is frozen, for it is whoever reads them that has to cope with fewer.
+        """
+        latents = self.compressor(self.compressor_tokens(regions), regions.mask)
+        return self.bottleneck(
+            random_prefixes(latents) if self.nested and self.training else latents
+        )
 
     def reconstruct(
         self, latents: Latents, regions: Regions, head: ReconstructionHead | None = None

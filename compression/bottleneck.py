@@ -17,6 +17,9 @@ from compression.latents import Latents
 BOTTLENECKS = {
     "continuous": "compression.bottleneck:Continuous",
     "gaussian": "compression.bottleneck:GaussianChannel",
+    "vib": "compression.vib:VariationalChannel",
+    "fsq": "compression.fsq:FiniteScalars",
+    "vq": "compression.vq:Codebook",
 }
 
 
@@ -61,7 +64,8 @@ class GaussianChannel(Bottleneck):
     A linear map before the noise sets each number's power P, which is what the capacity term
     R(Z) = mean P / σ² acts on: behind a normalisation it could move nothing. With noise of variance
     σ² such a channel carries at most 1/2 log2(1 + P / σ²) bits a number (Shannon 1949); `bits` is
-    their sum over a region's M x D numbers, P averaged over the batch.
+    their sum over a region's M x D numbers, P averaged over the batch. Latents that a mask hides
+    count for nothing.
     """
 
     settings: dict[str, Any] = {"noise": 1.0}  # noqa: RUF012
@@ -80,13 +84,14 @@ class GaussianChannel(Bottleneck):
         """Scale, measure and add noise."""
         sent = self.scale(latents.values)
         noise = float(self.kwargs["noise"])
-        snr = sent.square().mean(0) / noise**2  # (M, D)
-        return Latents(
-            sent + noise * torch.randn_like(sent),
-            latents.mask,
-            {**latents.losses, "capacity": snr.mean()},
-            latents.metrics,
-            0.5 * torch.log2(1 + snr.detach()).sum(),
+        shown = latents.shown  # (B, M)
+        weights = shown / shown.sum(0).clamp_min(1)
+        snr = torch.einsum("bm,bmd->md", weights, sent.square()) / noise**2
+        used = shown.mean(0)[:, None]  # (M, 1)
+        capacity = (used * snr).sum() / (used.sum() * snr.shape[1])
+        bits = (used * 0.5 * torch.log2(1 + snr.detach())).sum()
+        return latents.replaced(
+            sent + noise * torch.randn_like(sent), losses={"capacity": capacity}, bits=bits
         )
 
 

@@ -20,6 +20,10 @@ from compression.latents import Latents
 
 KINDS = {
     "query_pooling": "compression.query_pooling:QueryPooling",
+    "patches": "compression.patches:Patches",
+    "strided": "compression.strided:Strided",
+    "hybrid": "compression.hybrid:Hybrid",
+    "key_slots": "compression.key_slots:KeySlots",
     "mean_pooling": "compression.mean_pooling:MeanPooling",
     "mean_pooling_encoded": "compression.mean_pooling:EncodedMeanPooling",
     "truncation": "compression.truncation:Truncation",
@@ -39,12 +43,17 @@ class CompressorConfig:
     Attributes:
         kind: A key of `KINDS`, or the import path `module:Class` of a user's own compressor.
         n_latents: m, the number of latents; at most the region length.
-        n_layers: Encoder layers, where the kind has an encoder.
-        n_pooling_layers: Layers in which the latent queries attend to the hidden states.
+        n_layers: Encoder layers, where the kind has an encoder; of `patches`, layers over the
+            latents.
+        n_pooling_layers: Layers in which the latent queries attend to the hidden states; of
+            `strided`, steps from L states to m; of `key_slots`, layers behind the slots.
         causal: Whether the encoder is causal instead of bidirectional.
         dropout: Probability on residual branches.
+        nested: Whether training hides the last latents of a row at random, so that any prefix of
+            the m latents works.
         bottleneck: What limits the latents: `continuous` (nothing), `gaussian` (noise of fixed
-            size), or the import path `module:Class` of a user's own.
+            size), `vib` (noise of learned size), `fsq` or `vq` (codes), or the import path
+            `module:Class` of a user's own.
         kwargs: Settings of the kind's own, checked by its class.
         bottleneck_kwargs: Settings of the bottleneck's own, checked by its class.
     """
@@ -55,6 +64,7 @@ class CompressorConfig:
     n_pooling_layers: Annotated[int, AtLeast(1)] = 1
     causal: bool = False
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    nested: bool = False
     bottleneck: str = "continuous"
     kwargs: dict[str, Any] = field(default_factory=dict)
     bottleneck_kwargs: dict[str, Any] = field(default_factory=dict)

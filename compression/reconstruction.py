@@ -1,8 +1,8 @@
-"""The reconstruction head: raw fields of a region, read back from its latents.
+"""The reconstruction head's interface: raw fields of a region, read back from its latents.
 
-A light transformer decoder from position queries, cross-attending to the latents. It predicts raw
-fields, never embeddings: reconstructing something trainable collapses. Real fields are expected
-scaled (`nets.scaling`).
+A head turns latents into one hidden state per position; raw fields are predicted from it, never
+embeddings: reconstructing something trainable collapses. Real fields are expected scaled
+(`nets.scaling`). The heads themselves stand in files of their own.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.ranges import AtLeast
+from compression.compressor import import_class
 from compression.latents import Latents
-from nets.positions import sinusoids, spread
 from nets.regions import Regions
 from nets.spaces import FieldSpec
-from nets.transformer import Transformer
+
+HEADS = {
+    "attention": "compression.attention_head:AttentionHead",
+    "patch": "compression.patch_head:PatchHead",
+}
 
 
 @dataclass(frozen=True)
@@ -29,36 +33,28 @@ class ReconstructionConfig:
     """Settings of the reconstruction head.
 
     Attributes:
+        kind: `attention` (positions ask the latents), `patch` (each latent is projected to the
+            positions of its part of the region), or the import path `module:Class` of a user's own.
         n_layers: Decoder layers.
     """
 
+    kind: str = "attention"
     n_layers: Annotated[int, AtLeast(1)] = 1
 
 
 class ReconstructionHead(nn.Module):
-    """Predicts s, a, r, s', terminated, truncated at every position of a region.
+    """Predicts s, a, r, s', terminated, truncated at every position of a region. Base class.
+
+    Subclasses are built as `Head(observation, action, config, *, d_model, n_heads, region_len,
+    n_latents)` and have `hidden`.
 
     Args:
         observation: Observation field.
         action: Action field.
-        config: Depth.
-        d_model: Width D.
-        n_heads: Heads.
-        region_len: L.
-        n_latents: M.
+        d_model: Width D of hidden states.
     """
 
-    def __init__(
-        self,
-        observation: FieldSpec,
-        action: FieldSpec,
-        config: ReconstructionConfig,
-        *,
-        d_model: int,
-        n_heads: int,
-        region_len: int,
-        n_latents: int,
-    ) -> None:
+    def __init__(self, observation: FieldSpec, action: FieldSpec, *, d_model: int) -> None:
         super().__init__()
         flag = FieldSpec("classes", (), (2,))
         reward = FieldSpec("vector", (1,))
@@ -70,20 +66,17 @@ class ReconstructionHead(nn.Module):
             "terminated": flag,
             "truncated": flag,
         }
-        self.latent_positions = nn.Parameter(
-            0.1 * sinusoids(spread(n_latents, region_len), d_model)
-        )
-        self.position_queries = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
-        self.layers = Transformer(d_model, n_heads, config.n_layers, cross_attention=True)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(d_model, _n_outputs(spec)) for name, spec in self.specs.items()}
         )
 
+    def hidden(self, latents: Latents) -> Tensor:
+        """Map latents (B, M, D) to hidden states (B, L, D); what the mask hides is not read."""
+        raise NotImplementedError
+
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Map latents (B, M, D) to raw predictions per field, each (B, L, outputs)."""
-        queries = self.position_queries.expand(len(latents.values), -1, -1)
-        memory = self.layers.project_memory(latents.values + self.latent_positions)
-        hidden = self.layers(queries, memory=memory, memory_mask=latents.mask)
+        hidden = self.hidden(latents)
         return {name: head(hidden) for name, head in self.heads.items()}
 
     def loss(
@@ -112,6 +105,18 @@ class ReconstructionHead(nn.Module):
             n_fields = n_fields + (weight > 0)
             metrics[f"rec_{name}"] = (score * of_steps).sum().detach()
         return total / n_fields.clamp_min(1), metrics
+
+
+def build_reconstruction(
+    observation: FieldSpec, action: FieldSpec, config: ReconstructionConfig, **sizes: int
+) -> ReconstructionHead:
+    """Build the head a config asks for; `sizes` are d_model, n_heads, region_len and n_latents.
+
+    Raises:
+        CompressorError: There is no such kind.
+    """
+    cls = import_class("reconstruction.kind", config.kind, HEADS, ReconstructionHead)
+    return cls(observation, action, config, **sizes)
 
 
 def _n_outputs(spec: FieldSpec) -> int:

@@ -88,8 +88,9 @@ class Method:
 
 
 def _baseline(name: str, title: str, **more: Any) -> Method:
-    """A student whose compressor is the kind of the baseline's name."""
-    return Method(name, title, "baseline", STUDENT_STAGES, compressor(kind=name), **more)
+    """A student whose compressor is the kind of the baseline's name, at that kind's defaults."""
+    change = compressor(kind=name, kwargs={})  # the student's kind has others
+    return Method(name, title, "baseline", STUDENT_STAGES, change, **more)
 
 
 def _control(control: Control, title: str) -> Method:

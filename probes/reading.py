@@ -14,7 +14,7 @@ import torch
 from ad.batches import TripleSource
 from ad.student import CADStudent
 from compression.latents import Latents
-from compression.reconstruction import ReconstructionHead
+from compression.reconstruction import build_reconstruction
 
 READABLE = ("observations", "actions", "next_observations")
 LEARNING_RATE = 2e-3
@@ -41,7 +41,7 @@ def fresh_reconstruction(
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = ReconstructionHead(
+        head = build_reconstruction(
             student.reconstruction.specs["observations"],
             student.reconstruction.specs["actions"],
             parts.reconstruction,

@@ -27,11 +27,15 @@ from compression.compressor import (
 )
 from compression.latents import Latents
 from compression.mean_pooling import chunk_means
-from compression.reconstruction import ReconstructionConfig, ReconstructionHead
+from compression.nested import prefix
+from compression.reconstruction import HEADS as HEAD_KINDS
+from compression.reconstruction import ReconstructionConfig, build_reconstruction
+from compression.windows import from_windows, to_windows
 
 B, T, D, M, FEATURES = 4, REGION_LEN, WIDTH, 2, 7
 SIZES = {"d_model": D, "n_heads": HEADS, "region_len": T}
 EVERY_KIND = [*KINDS, "fixtures:FirstTokens"]
+LEARNED = [kind for kind in KINDS if compressor_class(kind).learns]
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +75,16 @@ def test_latents_tell_regions_apart_unless_there_is_no_context(kind):
     assert (distances == 0).all() if kind == "none" else (distances > 1e-3).all()
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_nothing(kind, causal):
-    compressor, short = build(kind, causal=causal), T - 2
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"causal": True}, {"n_latents": 4, "n_pooling_layers": 2}],
+    ids=["bidirectional", "causal", "m does not divide L"],
+)
+@pytest.mark.parametrize("kind", [*LEARNED, "truncation", "mean_pooling", "pca", "none"])
+def test_padding_changes_nothing(kind, settings):
+    if kind == "pca" and "n_latents" in settings:
+        settings = {}  # more components than FEATURES x T allow
+    compressor, short = build(kind, **settings), T - 2
     tokens = tokens_for(kind, short)
     whole = torch.ones(B, short, dtype=torch.bool)
     expected = compressor(tokens, whole).values
@@ -93,6 +103,112 @@ def test_rows_of_a_batch_do_not_mix(kind):
     alone = [compressor(tokens[i : i + 1], mask[i : i + 1]).values for i in range(B)]
     alone = torch.cat(alone)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_every_weight_and_every_token_matters(kind):
+    compressor, tokens = build(kind), tokens_for(kind).requires_grad_()
+    latents = compressor.train()(tokens, torch.ones(B, T, dtype=torch.bool))
+    latents.values.square().mul(torch.randn(B, M, D)).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in compressor.parameters())
+    assert (tokens.grad.abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_equal_seeds_build_equal_compressors(kind):
+    tokens, mask = tokens_for(kind), torch.ones(B, T, dtype=torch.bool)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(build(kind)(tokens, mask).values)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["patches", "strided"])
+def test_a_causal_latent_knows_nothing_behind_its_window(kind, causal):
+    """In the other kinds a latent reads the whole region, whatever the encoder's hidden states."""
+    compressor, mask = build(kind, n_latents=3, causal=causal), torch.ones(B, T, dtype=torch.bool)
+    tokens = tokens_for(kind)
+    later = tokens.clone()
+    later[:, 4:] += 1.0  # the third window
+    before, after = compressor(tokens, mask).values, compressor(later, mask).values
+    assert torch.equal(before[:, :2], after[:, :2]) == causal
+    assert (before[:, 2] != after[:, 2]).any(-1).all()
+
+
+def test_patches_without_layers_keep_windows_apart():
+    compressor, mask = build("patches", n_layers=0), torch.ones(B, T, dtype=torch.bool)
+    tokens = tokens_for("patches")
+    later = tokens.clone()
+    later[:, T // M :] += 1.0
+    before, after = compressor(tokens, mask).values, compressor(later, mask).values
+    assert torch.equal(before[:, 0], after[:, 0])
+    assert (before[:, 1] != after[:, 1]).any(-1).all()
+
+
+@pytest.mark.parametrize(
+    ("n_windows", "windows"),
+    [
+        (1, [[0, 1, 2, 3, 4, 5]]),
+        (3, [[0, 1], [2, 3], [4, 5]]),
+        (4, [[0], [1, 2], [3], [4, 5]]),
+        (5, [[0], [1], [2], [3], [4, 5]]),
+        (6, [[0], [1], [2], [3], [4], [5]]),
+    ],
+)
+@pytest.mark.parametrize("length", [6, 4, 1])
+def test_windows_hold_every_token_once(n_windows, windows, length):
+    x, mask = torch.randn(2, 6, 3), (torch.arange(6) < length).expand(2, -1)
+    for steps in (6, length):  # padded or not
+        cut, held = to_windows(x[:, :steps], mask[:, :steps], 6, n_windows)
+        expected = torch.zeros_like(cut)
+        for j, window in enumerate(windows):
+            for p, t in enumerate(window):
+                expected[:, j, p] = x[:, t] * (t < length)
+        assert torch.equal(cut, expected)
+        assert torch.equal(held, expected.abs().sum(-1) > 0)
+    assert torch.equal(from_windows(cut, 6), x * mask[..., None])
+
+
+def test_strided_attention_thins_by_equal_factors():
+    sizes = {**SIZES, "region_len": 80}
+    config = CompressorConfig(kind="strided", n_latents=5, n_pooling_layers=2)
+    assert build_compressor(config, **sizes).lengths == [80, 20, 5]
+
+
+def test_slots_add_up_what_is_written_to_them():
+    """A token's weight does not depend on how many others there are, nor on where it stands."""
+    compressor = build("key_slots", n_layers=0)
+    tokens, mask = tokens_for("key_slots"), torch.ones(B, T, dtype=torch.bool)
+    shares = compressor.shares(tokens)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(B, HEADS, T))
+    torch.testing.assert_close(shares[:, :, :2], compressor.shares(tokens[:, :2]))
+    assert not torch.allclose(shares[..., 0], shares[..., 1])
+    used = compressor(tokens, mask).metrics["slots_used"]
+    assert 1.0 < used <= M
+    with torch.no_grad():  # all tokens to the first slot
+        compressor.slot_keys.zero_()
+        compressor.keys.weight.zero_()
+        compressor.keys.bias.fill_(1.0)
+        compressor.slot_keys[:, 0] = 1.0
+        compressor.log_sharpness.fill_(5.0)
+    assert compressor(tokens, mask).metrics["slots_used"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_hybrid_is_pooled_latents_before_patches():
+    hybrid, mask = build("hybrid", n_latents=3), torch.ones(B, T, dtype=torch.bool)
+    tokens = tokens_for("hybrid")
+    found = hybrid(tokens, mask).values
+    assert torch.equal(found[:, :1], hybrid.pooled(tokens, mask).values)
+    assert torch.equal(found[:, 1:], hybrid.patches(tokens, mask).values)
+
+
+@pytest.mark.parametrize("n_pooled", [0, M])
+def test_a_hybrid_of_one_part_is_refused(n_pooled):
+    with pytest.raises(CompressorError, match=rf"n_pooled is {n_pooled}.* less than .* of {M}"):
+        build("hybrid", kwargs={"n_pooled": n_pooled})
 
 
 @pytest.mark.parametrize("n_latents", [0, T + 1])
@@ -221,13 +337,15 @@ def test_pca_to_more_numbers_than_features_is_refused():
         build("pca", n_latents=6)
 
 
-def head(observation=CELLS, action=CHOICE):
-    return ReconstructionHead(observation, action, ReconstructionConfig(), n_latents=M, **SIZES)
+def head(observation=CELLS, action=CHOICE, kind="attention", n_latents=M):
+    config = ReconstructionConfig(kind)
+    return build_reconstruction(observation, action, config, n_latents=n_latents, **SIZES)
 
 
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 @pytest.mark.parametrize("observation", [CELLS, NUMBERS, PIXELS], ids=lambda spec: spec.kind)
-def test_reconstruction_predicts_each_raw_field(observation):
-    reconstruction = head(observation)
+def test_reconstruction_predicts_each_raw_field(observation, kind):
+    reconstruction = head(observation, kind=kind)
     regions = make_regions(B, T, observation=observation)
     z = torch.randn(B, M, D, requires_grad=True)
     latents = Latents(z)
@@ -242,8 +360,9 @@ def test_reconstruction_predicts_each_raw_field(observation):
     assert z.grad.abs().sum() > 0
 
 
-def test_reconstruction_overfits_one_batch():
-    reconstruction, regions = head(), make_regions(B, T)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_reconstruction_overfits_one_batch(kind):
+    reconstruction, regions = head(kind=kind), make_regions(B, T)
     z = nn.Parameter(torch.randn(B, M, D))
     optimizer = torch.optim.Adam([z, *reconstruction.parameters()], lr=1e-2)
     first = None
@@ -257,6 +376,23 @@ def test_reconstruction_overfits_one_batch():
     for name in ("observations", "actions", "next_observations", "terminated", "truncated"):
         assert metrics[f"rec_{name}"] == 1.0
     assert metrics["rec_rewards"] < 0.01
+
+
+@pytest.mark.parametrize("n_latents", [2, 4])
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_reconstruction_does_not_read_hidden_latents(kind, n_latents):
+    reconstruction = head(kind=kind, n_latents=n_latents)
+    latents = prefix(Latents(torch.randn(B, n_latents, D)), 1)
+    found = reconstruction(latents)["actions"]
+    latents.values[:, 1:] += 5.0
+    assert torch.equal(reconstruction(latents)["actions"], found)
+    latents.values[:, 0] += 5.0
+    assert (reconstruction(latents)["actions"] != found).any(-1).all()
+
+
+def test_unknown_heads_are_refused():
+    with pytest.raises(CompressorError, match=r"reconstruction\.kind 'patches' is neither one of"):
+        head(kind="patches")
 
 
 def test_reconstruction_ignores_what_the_mask_forbids():

@@ -1,0 +1,86 @@
+"""What bottlenecks by codes share: a projection to the code's width and back, and their use.
+
+Shapes: B batch, M latents, D width of a latent, C width of a code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compression.compressor import CompressorError
+
+MOST_CODES = 65_536
+"""Codes beyond which their use is not worth counting, and no batch could tell them apart."""
+
+
+class CodeProjection(nn.Module):
+    """Linear maps from D to C and from C back to D; the way back ends in a norm.
+
+    The norm gives latents of every bottleneck the scale of those that a compressor returns.
+
+    Args:
+        d_model: D.
+        width: C.
+        n_outputs: Numbers on the way down, C if not given.
+    """
+
+    def __init__(self, d_model: int, width: int, n_outputs: int | None = None) -> None:
+        super().__init__()
+        self.down = nn.Linear(d_model, n_outputs or width)
+        self.up = nn.Sequential(nn.Linear(width, d_model), nn.LayerNorm(d_model))
+
+
+def code_use(indices: Tensor, n_codes: int) -> dict[str, Tensor]:
+    """Return how evenly a batch uses a codebook.
+
+    Args:
+        indices: Codes chosen, of any shape.
+        n_codes: Size of the codebook.
+
+    Returns:
+        `codebook_perplexity`, exp(entropy) of the shares, 1 ... n_codes; `codebook_use`, the share
+        of codes chosen at all. A batch of few codes bounds both.
+    """
+    counts = torch.bincount(indices.flatten(), minlength=n_codes).float()
+    shares = counts / counts.sum().clamp_min(1)
+    return {
+        "codebook_perplexity": torch.special.entr(shares).sum().exp(),
+        "codebook_use": (counts > 0).float().mean(),
+    }
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse settings below 1.
+
+    Raises:
+        CompressorError: One is.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            key = f"compressor.bottleneck_kwargs.{name}"
+            raise CompressorError(f"{key} is {value}, expected at least 1; change {key}.")
+
+
+def check_n_codes(n_codes: int, key: str) -> None:
+    """Refuse fewer codes than 2 and more than `MOST_CODES`.
+
+    Raises:
+        CompressorError: There are.
+    """
+    if not 2 <= n_codes <= MOST_CODES:
+        raise CompressorError(
+            f"compressor.bottleneck_kwargs.{key}: {n_codes} codes, expected 2 ... {MOST_CODES}; "
+            "for more bits take several codes a latent (n_groups, n_heads)."
+        )
+
+
+def store_every_buffer(module: nn.Module) -> None:
+    """Make buffers that a library leaves out of its state dict part of it.
+
+    `from_pretrained` builds a model without memory and fills what was stored; buffers that were not
+    would hold whatever lay there.
+    """
+    for part in module.modules():
+        for name in tuple(part._non_persistent_buffers_set):
+            part.register_buffer(name, part.get_buffer(name))

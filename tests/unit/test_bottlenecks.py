@@ -1,0 +1,425 @@
+"""Bottlenecks behind every compressor: bits, codes, nested latents, rounding at test."""
+
+import importlib
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures import REGION_LEN, WIDTH, make_regions, make_student, make_triple
+from vector_quantize_pytorch import FSQ
+
+from ad.objectives import ActionObjective, LossConfig, PretrainObjective
+from ad.student import CADStudent
+from compression.at_test import AtTest, rounded
+from compression.bottleneck import BOTTLENECKS, build_bottleneck
+from compression.codes import code_use
+from compression.compressor import KINDS, CompressorConfig, CompressorError
+from compression.latents import Latents
+from compression.memory import MemoryConfig
+from compression.nested import prefix, random_prefixes
+
+B, M, D, T = 6, 4, WIDTH, REGION_LEN
+NOISY = ["gaussian", "vib"]
+SMALL = {"vq": {"codebook_size": 8, "width": 4}, "fsq": {"levels": [3, 3]}, "vib": {"width": 4}}
+EXTENDING = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build(kind, **kwargs):
+    config = CompressorConfig(n_latents=M, bottleneck=kind, bottleneck_kwargs=kwargs)
+    return build_bottleneck(config, D)
+
+
+def small(kind, compressor="query_pooling", **settings):
+    kwargs = {"bottleneck": kind, "bottleneck_kwargs": SMALL.get(kind, {}), "n_latents": M}
+    return make_student(compressor, **kwargs, **settings)
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_a_bottleneck_keeps_shape_and_lets_gradients_through(kind):
+    bottleneck = build(kind, **SMALL.get(kind, {}))
+    values = torch.randn(32, M, D, requires_grad=True)
+    before = Latents(values, metrics={"slots_used": torch.ones(())})
+    latents = bottleneck(before)
+    assert latents.values.shape == values.shape
+    assert latents.metrics["slots_used"] == 1
+    assert float(latents.bits_per_region) > 0
+    assert all(loss.ndim == 0 for loss in latents.losses.values())
+    (latents.values.square().mean() + sum(latents.losses.values())).backward()
+    assert (values.grad.abs().sum(-1) > 0).float().mean() > 0.9
+    for name, parameter in bottleneck.named_parameters():
+        assert parameter.grad is not None, name
+    assert not any(metric.requires_grad for metric in latents.metrics.values())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BOTTLENECKS if kind not in NOISY])
+def test_rows_of_a_batch_do_not_mix(kind):
+    bottleneck, values = build(kind, **SMALL.get(kind, {})), torch.randn(B, M, D)
+    bottleneck(Latents(values))  # a codebook begins with its first batch
+    bottleneck.eval()
+    alone = [bottleneck(Latents(values[i : i + 1])).values for i in range(B)]
+    torch.testing.assert_close(bottleneck(Latents(values)).values, torch.cat(alone))
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+@pytest.mark.parametrize("compressor", KINDS)
+def test_every_bottleneck_trains_behind_every_compressor(compressor, kind):
+    student = small(kind, compressor) if compressor != "pca" else small(kind, "pca", width=8)
+    student.fit_statistics(make_regions(64, T))
+    loss, metrics = ActionObjective(student, LossConfig(lambda_cap=0.01))(make_triple(B))
+    loss.backward()
+    assert loss.isfinite()
+    expected = {"gaussian": "capacity", "vib": "capacity", "vq": "commitment"}
+    assert kind not in expected or expected[kind] in metrics
+    assert ("codebook_perplexity" in metrics) == (kind in ("fsq", "vq"))
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_a_saved_student_is_the_loaded_one_bit_for_bit(kind, tmp_path):
+    student, batch = small(kind), make_triple(B)
+    objective = ActionObjective(student, LossConfig())
+    objective(batch)[0].backward()  # begins the codebook
+    student.eval().save_pretrained(tmp_path)
+    loaded = CADStudent.from_pretrained(tmp_path)
+    for model in (student, loaded):
+        model.eval()
+    weights = loaded.state_dict()
+    assert weights.keys() == student.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in student.state_dict().items())
+    for mode in (False, True):  # acting, and training on
+        found = []
+        for model in (student, loaded):
+            torch.manual_seed(1)
+            found.append(model.train(mode)(batch))
+        assert torch.equal(found[0].parameters, found[1].parameters)
+        assert found[0].losses == found[1].losses
+        assert found[0].metrics == found[1].metrics
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_equal_seeds_train_equally(kind):
+    runs = []
+    for _ in range(2):
+        student = small(kind, nested=True)
+        objective = ActionObjective(student, LossConfig())
+        optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+        torch.manual_seed(5)
+        for _ in range(3):
+            loss, _ = objective(make_triple(B))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        runs.append(loss)
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_no_bottleneck_adds_bits(kind):
+    student = small(kind, "none")
+    assert float(student.compress(make_regions(B, T)).bits_per_region) == 0
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, True, False, False])])
+def test_bits_are_counted_over_shown_latents(mask):
+    mask = mask if mask is None else mask.expand(B, -1)
+    shown = M if mask is None else 2
+    latents = Latents(torch.randn(B, M, D), mask)
+    bits = {
+        kind: float(build(kind, **kwargs)(latents).bits_per_region)
+        for kind, kwargs in {
+            "continuous": {},
+            "fsq": {"levels": [8, 5, 5, 5], "n_groups": 2},
+            "vq": {"codebook_size": 16, "n_heads": 3},
+        }.items()
+    }
+    assert bits["continuous"] == 32 * shown * D
+    assert bits["fsq"] == pytest.approx(shown * 2 * math.log2(1000))
+    assert bits["vq"] == pytest.approx(shown * 3 * 4)
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_hidden_latents_count_for_nothing(kind):
+    """Neither in losses, nor in bits, nor in the codebook, nor in what is measured of it."""
+    found = []
+    for scale in (1.0, 100.0):
+        torch.manual_seed(3)
+        bottleneck = build(kind, **SMALL.get(kind, {}))
+        values = torch.randn(16, M, D)
+        values[:, 2:] *= scale
+        torch.manual_seed(4)
+        latents = bottleneck(prefix(Latents(values), 2))
+        codebook = [b for _, b in sorted(bottleneck.named_buffers())]
+        found.append((latents, codebook))
+    (first, buffers), (second, others) = found
+    assert torch.equal(first.values[:, :2], second.values[:, :2])
+    assert first.losses == second.losses
+    assert first.metrics == second.metrics
+    assert float(first.bits_per_region) == float(second.bits_per_region)
+    assert all(torch.equal(a, b) for a, b in zip(buffers, others, strict=True))
+
+
+def test_vib_counts_nats_and_sends_samples():
+    vib = build("vib", width=2)
+    with torch.no_grad():
+        vib.code.down.weight.zero_()
+        vib.code.down.bias[:] = torch.tensor([1.0, -2.0, 0.0, 3.0])  # means, then spreads
+    std = torch.nn.functional.softplus(torch.tensor([0.0, 3.0])) + 1e-4
+    means = torch.tensor([1.0, -2.0])
+    normal = torch.distributions.Normal
+    nats = M * torch.distributions.kl_divergence(normal(means, std), normal(0.0, 1.0)).sum()
+    for mode in (True, False):
+        latents = vib.train(mode)(Latents(torch.randn(B, M, D)))
+        assert latents.losses["capacity"].item() == pytest.approx(nats.item(), rel=1e-5)
+        assert float(latents.bits) == pytest.approx(nats.item() / math.log(2), rel=1e-5)
+        assert not torch.equal(latents.values[0], latents.values[1])  # equal means, other samples
+
+
+def test_the_capacity_term_buys_bits_back():
+    student, batch = small("vib"), make_triple(32)
+    objective = PretrainObjective(student, lambda_cap=0.1)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    bits = []
+    for _ in range(40):
+        loss, _ = objective(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bits.append(float(student.compress(batch.query).bits))
+    assert bits[-1] < 0.5 * bits[0]
+
+
+@pytest.mark.parametrize(("levels", "n_groups"), [([2], 3), ([8, 5, 5, 5], 1), ([4, 3], 2)])
+def test_fsq_sends_as_many_values_as_its_bits_say(levels, n_groups):
+    fsq = build("fsq", levels=levels, n_groups=n_groups)
+    sent = []
+    fsq.code.up.register_forward_pre_hook(lambda _, args: sent.append(args[0]))
+    with torch.no_grad():
+        fsq.code.down.weight.mul_(6)  # reach the outer levels
+    latents = fsq(Latents(torch.randn(4000, M, D)))
+    codes = sent[0].flatten(0, 1).unflatten(-1, (n_groups, len(levels)))
+    for i, n in enumerate(levels):
+        expected = torch.linspace(-1, 1, n)
+        torch.testing.assert_close(codes[..., i].unique(), expected, atol=1e-6, rtol=0)
+    n_codes = math.prod(levels)
+    assert float(latents.bits) == pytest.approx(M * n_groups * math.log2(n_codes))
+    distinct = len(codes.flatten(0, 1).round(decimals=3).unique(dim=0))
+    assert float(latents.metrics["codebook_use"]) == pytest.approx(distinct / n_codes)
+    assert distinct > 0.8 * n_codes
+
+
+@pytest.mark.parametrize("kind", ["fsq", "vq"])
+def test_codes_are_chosen_in_full_precision(kind):
+    bottleneck = build(kind)
+    latents = Latents(torch.randn(B, M, D))
+    bottleneck(latents)
+    expected = bottleneck.eval()(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bottleneck(latents)
+    assert found.metrics == expected.metrics
+    torch.testing.assert_close(found.values.float(), expected.values, atol=0.05, rtol=0.05)
+
+
+def test_a_codebook_begins_as_k_means_and_revives_dead_codes():
+    vq = build("vq", codebook_size=12, width=D, decay=0.9)
+    with torch.no_grad():
+        vq.code.down.weight.copy_(torch.eye(D))
+        vq.code.down.bias.zero_()
+    centres = 3.0 * torch.randn(4, D)
+
+    def batch():
+        return Latents(centres[torch.randint(4, (64, M))] + 0.01 * torch.randn(64, M, D))
+
+    assert vq(batch()).losses["commitment"] < 0.01
+    codebook = vq.quantize.codebook
+    with torch.no_grad():
+        codebook[0] = 100.0  # far from everything: never chosen
+        vq.quantize._codebook.embed_avg[0, 0] = 100.0 * vq.quantize._codebook.cluster_size[0, 0]
+    assert vq(batch()).metrics["codebook_use"] < 1.0
+    for _ in range(100):
+        vq(batch())
+    assert codebook[0].abs().max() < 50
+    assert torch.cdist(codebook, centres).min(1).values.max() < 0.5
+    before = codebook.clone()
+    vq.eval()(batch())
+    assert torch.equal(before, codebook)
+
+
+def test_code_use_by_hand():
+    found = code_use(torch.tensor([[0, 0], [1, 1]]), 4)
+    assert found["codebook_perplexity"] == pytest.approx(2.0)
+    assert found["codebook_use"] == 0.5
+    assert code_use(torch.tensor([2]), 4)["codebook_perplexity"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "message"),
+    [
+        ("fsq", {"levels": []}, r"levels is \[\], expected whole numbers of at least 2"),
+        ("fsq", {"levels": [8, 1]}, r"levels is \[8, 1\]"),
+        ("fsq", {"levels": [8] * 6}, "262144 codes, expected 2 ... 65536"),
+        ("fsq", {"n_groups": 0}, "n_groups is 0, expected at least 1"),
+        ("vq", {"codebook_size": 1}, "1 codes, expected 2"),
+        ("vq", {"decay": 1.0}, "decay is 1.0"),
+        ("vq", {"n_codes": 3}, "this bottleneck has no such setting; it knows: codebook_size"),
+        ("vib", {"width": 0}, "width is 0, expected at least 1"),
+        ("vqq", {}, "compressor.bottleneck 'vqq' is neither one of continuous, .* vq nor"),
+    ],
+)
+def test_impossible_bottlenecks_are_refused(kind, kwargs, message):
+    with pytest.raises(CompressorError, match=message):
+        build(kind, **kwargs)
+
+
+def test_the_library_still_leaves_buffers_out_of_its_state():
+    """When this fails, `compression.codes.store_every_buffer` can go."""
+    assert not FSQ([3, 3]).state_dict()
+
+
+def test_random_prefixes_show_all_in_half_the_rows():
+    latents = random_prefixes(Latents(torch.randn(8000, M, D)))
+    lengths = latents.mask.sum(1)
+    assert torch.equal(latents.mask, torch.arange(M) < lengths[:, None])
+    shares = torch.bincount(lengths, minlength=M + 1) / len(lengths)
+    expected = torch.tensor([0.0, 1 / 6, 1 / 6, 1 / 6, 0.5])
+    torch.testing.assert_close(shares, expected, atol=0.02, rtol=0)
+    one = random_prefixes(Latents(torch.randn(B, 1, D)))
+    assert one.mask.all()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_nested_latents_are_hidden_in_training_only(nested, frozen):
+    student = small("continuous", nested=nested)
+    ActionObjective(student, LossConfig(), freeze_compressor=frozen).train()
+    regions = make_regions(32, T)
+    mask = student.compress(regions).mask
+    assert (mask is None) == (not nested)
+    assert not nested or 0 < (~mask).sum() < mask.numel()
+    assert student.eval().compress(regions).mask is None
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(), MemoryConfig("accumulate", 2)])
+def test_the_decoder_does_not_read_hidden_latents(memory):
+    student, batch = small("continuous", memory=memory).eval(), make_triple(B, memory.n_regions)
+    batch.has_context[:] = True
+    batch.context.mask[:] = True
+    compressor = student.compressor.forward
+
+    def spoilt(tokens, mask):
+        latents = compressor(tokens, mask)
+        latents.values[:, 2:] += 5.0
+        return latents
+
+    with torch.no_grad():
+        whole = student(batch).parameters
+        student.bottleneck = AtTest(student.bottleneck, n_shown=2)
+        first = student(batch).parameters
+        student.compressor.forward = spoilt
+        assert torch.equal(student(batch).parameters, first)
+    assert not torch.equal(whole, first)
+
+
+def test_nested_training_learns_from_the_first_latent():
+    """Patches leave the last action to the last latent, unless the first may stand alone."""
+
+    def learned(nested):
+        student = make_student("patches", nested=nested, n_latents=2, region_len=4)
+        objective = ActionObjective(student, LossConfig())
+        optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+        for _ in range(200):
+            loss, _ = objective(recall_batch(64))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        student.eval().bottleneck = AtTest(student.bottleneck, n_shown=1)
+        batch = recall_batch(256)
+        with torch.no_grad():
+            found = student(batch).parameters[:, 0].argmax(-1)
+        return (found == batch.query.actions[:, 0]).float().mean().item()
+
+    assert learned(True) > 0.9
+    assert learned(False) < 0.7
+
+
+def recall_batch(size):
+    """The action of all steps is the last action of the previous region."""
+    batch = make_triple(size, region_len=4)
+    batch.has_context[:] = True
+    batch.context.mask[:] = True
+    batch.query.actions[:] = batch.context.actions[:, -1, -1:]
+    return batch
+
+
+@pytest.mark.parametrize("n_shown", [0, M + 1])
+def test_prefixes_that_are_not_there_are_refused(n_shown):
+    with pytest.raises(CompressorError, match=rf"first {n_shown} latents .* 1 \.\.\. {M}"):
+        prefix(Latents(torch.randn(B, M, D)), n_shown)
+
+
+@pytest.mark.parametrize(
+    ("number", "bits", "error"), [("bf16", 16 * M * D, 2**-8), ("int8", M * (8 * D + 16), None)]
+)
+def test_rounded_latents_are_near_and_cost_their_bits(number, bits, error):
+    values = 3 * torch.randn(B, M, D)
+    values[0, 0] = 0.0
+    latents = rounded(Latents(values), number)
+    assert latents.bits_per_region == bits
+    assert latents.values.dtype == torch.float32
+    off = (latents.values - values).abs()
+    largest = values.abs().amax(-1, keepdim=True)
+    bound = values.abs() * error if error else largest * (0.5 / 127 + 2**-8)
+    assert (off <= bound + 1e-9).all()
+    assert off.max() > 0
+    if number == "int8":
+        assert all(len(latent.unique()) <= 255 for latent in latents.values.flatten(0, 1))
+    half = rounded(prefix(Latents(values), 1), number)
+    assert float(half.bits_per_region) == bits / M
+
+
+def test_latents_are_cut_down_when_acting_only():
+    student = small("continuous")
+    student.bottleneck = AtTest(student.bottleneck, n_shown=2, number="int8")
+    regions = make_regions(B, T)
+    with pytest.raises(CompressorError, match="at test only"):
+        student.train().compress(regions)
+    assert float(student.eval().compress(regions).bits_per_region) == 2 * (8 * D + 16)
+    coded = AtTest(build("fsq").eval(), number="bf16")
+    with pytest.raises(CompressorError, match=r"take compressor\.bottleneck=continuous"):
+        coded(Latents(torch.randn(B, M, D)))
+
+
+@pytest.fixture
+def quantised(tmp_path, monkeypatch):
+    """The compressor of docs/extending.md, saved as its first line says."""
+    text = EXTENDING.read_text(encoding="utf-8")
+    block = re.search(r"```python\n(# (\w+)\.py\n.*?)```", text, re.DOTALL)
+    (tmp_path / f"{block.group(2)}.py").write_text(block.group(1))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield f"{block.group(2)}:QuantisedMeans"
+    sys.modules.pop(block.group(2), None)
+
+
+def test_a_users_own_quantising_compressor_runs_through_the_objective(quantised):
+    student = make_student(quantised, n_latents=M, kwargs={"n_codes": 8})
+    batch, found = make_triple(32), {}
+    for weight in (0.0, 2.0):
+        weights = {"commitment": weight, "codebook": 0.0}
+        loss, metrics = ActionObjective(student, LossConfig(weights=weights))(batch)
+        found[weight] = loss.item() - metrics["action_nll"].item()
+    assert found[0.0] == pytest.approx(0.0, abs=1e-6)
+    assert found[2.0] == pytest.approx(2 * metrics["commitment"].item(), rel=1e-3)
+    assert 1 <= metrics["codebook_perplexity"] <= 8
+    assert 0 < metrics["codebook_use"] <= 1
+    latents = student.compress(batch.query)
+    assert latents.bits_per_region == M * 3
+    ActionObjective(student, LossConfig())(batch)[0].backward()
+    for name, parameter in student.compressor.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
