@@ -327,7 +327,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
     copied(
         "reconstruction_accuracy",
         "Rec. acc.",
-        "share of a region's fields read back from its latents",
+        "share of a region's fields that a fresh head reads back from its frozen latents",
         (DETAILS, SWEEP),
         2,
         "rec.\nacc.",

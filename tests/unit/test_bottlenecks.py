@@ -322,3 +322,20 @@ def test_a_users_own_quantising_compressor_runs_through_the_objective(quantised)
     ActionObjective(student, LossConfig())(batch)[0].backward()
     for name, parameter in student.compressor.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "vib", "vq"])
+def test_a_region_that_is_not_there_counts_for_nothing(kind):
+    student, batch = small(kind), make_triple(B)
+    student.bottleneck.eval()  # a codebook that moves would tell nothing
+
+    def losses():
+        torch.manual_seed(1)
+        return {name: loss.item() for name, loss in student(batch).losses.items()}
+
+    before = losses()
+    assert before
+    batch.context.rewards[~batch.has_context] = 100.0
+    assert losses() == before
+    batch.context.rewards[batch.has_context] = 100.0
+    assert losses() != before
