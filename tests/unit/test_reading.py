@@ -5,7 +5,7 @@ import torch
 from fixtures import make_student, make_table
 
 from ad.batches import SamplingConfig, TripleSource
-from probes.reading import reconstruction
+from probes.reading import fresh_reconstruction
 
 
 def source():
@@ -13,7 +13,7 @@ def source():
 
 
 def scores(student, updates=300, **kwargs):
-    return reconstruction(student, source(), source(), updates=updates, **kwargs)
+    return fresh_reconstruction(student, source(), source(), updates=updates, **kwargs)
 
 
 @pytest.fixture(scope="module")
