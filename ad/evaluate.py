@@ -17,7 +17,7 @@ from ad.student import CADStudent
 from base.ranges import AtLeast
 from base.seeding import derive
 from nets.actions import ActionDistribution
-from tasks.family import FamilyError, Task, TaskFamily
+from tasks.family import FamilyError, Task, TaskFamily, expert_of
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def has_expert(family: TaskFamily) -> bool:
     observations, _ = env.reset(seed=0)
     env.close()
     try:
-        family.optimal_actions(tasks, observations)
+        expert_of(family, tasks).act(observations)
     except FamilyError:
         return False
     return True

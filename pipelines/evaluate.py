@@ -7,7 +7,6 @@ shuffled latents. method=random and method=optimal are the references. Output:
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -39,7 +38,7 @@ from pipelines.common import (
     source,
 )
 from pipelines.config import RAW_CONTEXT, REFERENCES, RunConfig
-from tasks.family import Task
+from tasks.family import Task, information_bits
 from teacher.model import TeacherModel
 from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
 
@@ -208,7 +207,7 @@ def _header(run: Run, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
         "part": settings.part,
         "family": run.family.name,
         "horizon": run.family.episode_len,
-        "task_bits": math.log2(len(run.family.tasks())),
+        "task_bits": information_bits(run.family),
         "sampled": settings.temperature > 0,
         "temperature": settings.temperature,
         "tasks": [
