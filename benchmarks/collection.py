@@ -2,8 +2,9 @@
 
     python -m benchmarks.collection
 
-One torch thread, Dark Room 9x9, as configs/darkroom.yaml collects it. For PPO's two styles the
-learning curves stand beside the rates: a faster source is only one if it learns alike.
+Seconds of the processor, one torch thread, Dark Room 9x9, as configs/darkroom.yaml collects it. For
+PPO's two styles the learning curves stand beside the rates: a faster source is only one if it
+learns alike.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def measured(style: str) -> tuple[float, np.ndarray]:
     source = make_sources([style], SECTIONS, {})[style]
     together = max(1, source.streams_per_job // N_STREAMS)
     tasks = [FAMILY.tasks()[index] for index in GOALS]
-    histories, n_steps, began = list[History](), 0, time.perf_counter()
+    histories, n_steps, began = list[History](), 0, time.process_time()
     for seed in range(N_SEEDS):
         rule = MarkerRule("rollout", REGION_LEN)
         train = tuple(range(len(FAMILY.tasks())))
@@ -49,7 +50,7 @@ def measured(style: str) -> tuple[float, np.ndarray]:
             own = replace(job, tasks=tuple(tasks[first : first + together]))
             histories += source(own)
             n_steps += own.n_env_steps
-    rate = n_steps / (time.perf_counter() - began)
+    rate = n_steps / (time.process_time() - began)
     best = np.array([FAMILY.optimal_return(task) for task in tasks] * N_SEEDS)
     rewards = np.stack([history.rewards for history in histories])
     episodes = rewards.reshape(*rewards.shape[:2], N_REGIONS, -1, FAMILY.episode_len).sum(-1)

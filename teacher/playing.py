@@ -1,7 +1,7 @@
 """Histories of whoever acts: the streams of all tasks of a job are played together."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,30 +10,11 @@ from histories.schema import FIELDS, History, field_dtypes, field_shapes
 from histories.sources import SourceJob
 from tasks.vector import final_observations
 
-
-class Actor(Protocol):
-    """Acts in n streams at once, as a policy of `ad.policy` does."""
-
-    def reset(self, n: int, seed: int) -> None:
-        """Begin n streams with nothing known."""
-        ...
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """One action per stream."""
-        ...
-
-    def observe(
-        self,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        next_observations: np.ndarray,
-    ) -> None:
-        """Take in what the actions led to."""
-        ...
+if TYPE_CHECKING:  # it brings torch, which those who only play do without
+    from ad.policy import Policy
 
 
-def play(job: SourceJob, actor: Actor, settings: Mapping[str, Any]) -> list[History]:
+def play(job: SourceJob, actor: "Policy", settings: Mapping[str, Any]) -> list[History]:
     """Let `actor` act in `n_streams` streams of every task, in the order of `job.tasks`.
 
     Args:
