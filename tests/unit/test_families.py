@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from ad.rollout import rollout
 from histories.regions import MarkerRule
 from histories.schema import check_history
 from histories.sources import SourceJob
+from pipelines.common import open_tasks
+from pipelines.config import RunConfig
 from tasks.bounds import policy_returns
 from tasks.darkroom import DarkRoomFamily
 from tasks.draws import distinct_rows
@@ -24,6 +27,9 @@ from tasks.search import PosteriorSamplingPolicy, search_policies
 from tasks.splits import make_split
 from tasks.vector import final_observations
 from teacher.sources import make_sources
+from training.config import load_config
+
+ROOT = Path(__file__).parents[2]
 
 FAMILIES = {
     "key": KeyToDoorFamily(1, size=3, horizon=7),
@@ -318,3 +324,13 @@ def test_a_searcher_starts_from_its_prior_and_keeps_what_it_sees():
     assert returns[:, 2].tolist() == [2] * 40
     assert set(np.unique(np.array(drawn)[..., 0])) == {0, 1}
     assert set(np.unique(np.array(drawn)[..., 1])) == {6, 8}
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "configs/families").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_a_shipped_family_makes_regions_of_whole_episodes(file):
+    config = load_config(RunConfig, file)
+    family, split = open_tasks(config)
+    assert config.region_len % family.episode_len == 0
+    assert len(split.train) > 500
