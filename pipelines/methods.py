@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ad.controls import Control
 from ad.evaluate import has_expert
 from ad.policy import OptimalPolicy, Policy, RandomPolicy
+from compression.compressor import compressor_class
 from tasks.family import Task, TaskFamily
 from tasks.search import search_policies
 
@@ -31,9 +32,15 @@ def unchanged(config: RunConfig) -> RunConfig:
     return config
 
 
-def compressor(**settings: Any) -> Change:
-    """Return the change to another compressor, or to other settings of it."""
-    return lambda config: replace(config, compressor=replace(config.compressor, **settings))
+def other_compressor(kind: str) -> Change:
+    """Return the change to another kind of compressor, which takes of `kwargs` what it knows."""
+
+    def change(config: RunConfig) -> RunConfig:
+        known = compressor_class(kind).settings
+        kwargs = {key: value for key, value in config.compressor.kwargs.items() if key in known}
+        return replace(config, compressor=replace(config.compressor, kind=kind, kwargs=kwargs))
+
+    return change
 
 
 def own_teacher_section(name: str) -> Change:
@@ -89,7 +96,7 @@ class Method:
 
 def _baseline(name: str, title: str, **more: Any) -> Method:
     """A student whose compressor is the kind of the baseline's name."""
-    return Method(name, title, "baseline", STUDENT_STAGES, compressor(kind=name), **more)
+    return Method(name, title, "baseline", STUDENT_STAGES, other_compressor(name), **more)
 
 
 def _control(control: Control, title: str) -> Method:
