@@ -56,7 +56,12 @@ class Latents:
         metrics: dict[str, Tensor] | None = None,
         bits: Tensor | float | None = None,
     ) -> Latents:
-        """Return other values with these `bits`; losses and metrics join those that were there."""
+        """Return other values with these `bits`; losses and metrics join those that were there.
+
+        Where bits were counted before, the fewer hold: no step can add what an earlier one lost.
+        """
+        if self.bits is not None and bits is not None:
+            bits = min(self.bits, bits)
         return Latents(
             values,
             self.mask,

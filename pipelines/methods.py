@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ad.controls import Control
 from ad.evaluate import has_expert
 from ad.policy import OptimalPolicy, Policy, RandomPolicy
-from compression.compressor import compressor_class
 from tasks.family import Task, TaskFamily
 from tasks.search import search_policies
 
@@ -32,15 +31,9 @@ def unchanged(config: RunConfig) -> RunConfig:
     return config
 
 
-def other_compressor(kind: str) -> Change:
-    """Return the change to another kind of compressor, which takes of `kwargs` what it knows."""
-
-    def change(config: RunConfig) -> RunConfig:
-        known = compressor_class(kind).settings
-        kwargs = {key: value for key, value in config.compressor.kwargs.items() if key in known}
-        return replace(config, compressor=replace(config.compressor, kind=kind, kwargs=kwargs))
-
-    return change
+def compressor(**settings: Any) -> Change:
+    """Return the change to another compressor, or to other settings of it."""
+    return lambda config: replace(config, compressor=replace(config.compressor, **settings))
 
 
 def own_teacher_section(name: str) -> Change:
@@ -95,8 +88,9 @@ class Method:
 
 
 def _baseline(name: str, title: str, **more: Any) -> Method:
-    """A student whose compressor is the kind of the baseline's name."""
-    return Method(name, title, "baseline", STUDENT_STAGES, other_compressor(name), **more)
+    """A student whose compressor is the kind of the baseline's name, at that kind's defaults."""
+    change = compressor(kind=name, kwargs={})  # the student's kind has others
+    return Method(name, title, "baseline", STUDENT_STAGES, change, **more)
 
 
 def _control(control: Control, title: str) -> Method:

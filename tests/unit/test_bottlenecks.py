@@ -120,6 +120,12 @@ def test_equal_seeds_train_equally(kind):
     assert torch.equal(*runs)
 
 
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_no_bottleneck_adds_bits(kind):
+    student = small(kind, "none")
+    assert float(student.compress(make_regions(B, T)).bits_per_region) == 0
+
+
 @pytest.mark.parametrize("mask", [None, torch.tensor([True, True, False, False])])
 def test_bits_are_counted_over_shown_latents(mask):
     mask = mask if mask is None else mask.expand(B, -1)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from compression.compressor import CompressorConfig
 from compression.memory import MemoryConfig
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED, controls_of, untrained_of
@@ -42,15 +41,6 @@ def test_a_baseline_exchanges_the_compressor_alone():
     own = own_config(config)
     assert own.compressor == dataclasses.replace(config.compressor, kind="pca")
     assert dataclasses.replace(own, compressor=config.compressor) == config
-
-
-def test_a_baseline_takes_of_a_compressors_own_settings_what_it_knows():
-    config = RunConfig(compressor=CompressorConfig(kwargs={"whiten": False, "n_codes": 8}))
-    kwargs = {
-        name: own_config(dataclasses.replace(config, method=name)).compressor.kwargs
-        for name in ("student", "pca", "none")
-    }
-    assert kwargs == {"student": config.compressor.kwargs, "pca": {"whiten": False}, "none": {}}
 
 
 class Unknown(DarkRoomFamily):
