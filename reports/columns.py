@@ -19,6 +19,7 @@ from reports.column import (
     Compared,
     at_border,
     copied,
+    measured,
     normalized,
     seed_values,
 )
@@ -324,10 +325,12 @@ COLUMNS: tuple[Column[Compared], ...] = (
         (DETAILS,),
     ),
     copied("memory_regions", "Regions", "previous regions the context speaks of", (DETAILS,), None),
-    copied(
+    Column(
         "reconstruction_accuracy",
         "Rec. acc.",
-        "share of a region's fields read back from its latents",
+        "share of a region's observations, actions and next observations that a fresh head, fitted "
+        "on frozen latents, reads back from them",
+        measured("fresh_reconstruction_accuracy"),
         (DETAILS, SWEEP),
         2,
         "rec.\nacc.",
