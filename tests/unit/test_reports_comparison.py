@@ -152,6 +152,7 @@ def test_markdown_rows_have_as_many_cells_as_the_header(tmp_path):
         "Results",
         "Search and borders",
         "Statistics",
+        "Details",
     ]
     for table in printed_tables:
         start = lines.index("| " + " | ".join(table.titles) + " |")
