@@ -41,6 +41,7 @@ from training.config import load_config
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "LOG.md"]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "docs/LOG.md", "docs/results/README.md")]
 STAGE_CALL = re.compile(r"^    run_main\(\s*main\b", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -134,6 +135,7 @@ def test_python_snippet_runs(snippet: Snippet, there: Path, capsys: pytest.Captu
         assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")  # a snippet has registered it
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=name_of)
 def test_yaml_snippet_makes_a_run(snippet: Snippet, there: Path):
     assert snippet.saved_as, f"{name_of(snippet)} does not say which file it is"
@@ -183,13 +185,25 @@ def test_every_stage_is_shown():
             assert f"pipelines.{path.stem} " in told
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings of a page are linked by."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_and_make_targets_exist():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
-            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
-        for target in re.findall(r"[`\n]make (?:\w+=\S+\s+)?(\w+)", text):
+    for page in (*PAGES, *OTHERS):
+        text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            if link.startswith("https://"):
+                continue
+            path, _, anchor = link.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), (page, link)
+            assert not anchor or anchor in anchors(linked), (page, link)
+        for target in re.findall(r"[`\n]make (?:\w+=\S+\s+)?(\w+)", page.read_text()):
             assert target in targets, (page, target)
 
 
