@@ -327,7 +327,8 @@ COLUMNS: tuple[Column[Compared], ...] = (
     copied(
         "reconstruction_accuracy",
         "Rec. acc.",
-        "share of a region's fields that a fresh head reads back from its frozen latents",
+        "share of a region's observations, actions and next observations that a fresh head, fitted "
+        "on frozen latents, reads back from them",
         (DETAILS, SWEEP),
         2,
         "rec.\nacc.",

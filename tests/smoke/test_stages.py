@@ -231,6 +231,7 @@ def test_comparing_writes_a_table_of_all_methods(finished, config, capsys):
     assert [row["method"] for row in rows] == order
     for column in ("mean", "gap_recovered", "context_tokens", "compression_ratio"):
         assert column in rows[0], list(rows[0])
+    assert 0 <= float(rows[0]["reconstruction_accuracy"]) <= 1
     assert (finished / "comparison/learning_curves.png").stat().st_size > 1000
     shutil.rmtree(finished / "comparison")
 

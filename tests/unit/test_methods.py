@@ -49,6 +49,9 @@ class Unknown(DarkRoomFamily):
     def optimal_actions(self, tasks, observations, rng=None):
         raise FamilyError("nobody knows")
 
+    def optimal_actions_by_index(self, indices, observations, rng=None):
+        raise FamilyError("nobody knows")
+
 
 def test_a_reference_needs_a_family_that_offers_it():
     searches = ("posterior_sampling", "coverage")

@@ -5,6 +5,8 @@ import re
 import shlex
 import types
 import typing
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +15,16 @@ import torch
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from ad.objectives import Triple
+from ad.model import InContextModel, ModelConfig, Triple
 from ad.policy import OptimalPolicy
 from ad.rollout import rollout
+from ad.student import CADStudent
+from compression.memory import MemoryConfig
+from histories.regions import MarkerRule
+from histories.schema import check_history
+from histories.sources import SourceJob
 from histories.triples import build_triples
+from nets.regions import Steps
 from pipelines.cli import SWEEP_CONFIG, _parser
 from pipelines.common import Run, check_models, open_tasks
 from pipelines.compare import kind_of
@@ -25,11 +33,15 @@ from pipelines.demo import parser as demo_parser
 from pipelines.models import build_model
 from pipelines.sweep import SweepConfig, lay_out
 from tasks.family import TaskFamily, load_family
+from tasks.search import search_policies
+from teacher.model import TeacherConfig, TeacherModelConfig, teacher_class
+from teacher.sources import make_sources
 from training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "LOG.md"]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "docs/LOG.md", "docs/results/README.md")]
 STAGE_CALL = re.compile(r"^    run_main\(\s*main\b", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -123,6 +135,7 @@ def test_python_snippet_runs(snippet: Snippet, there: Path, capsys: pytest.Captu
         assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")  # a snippet has registered it
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=name_of)
 def test_yaml_snippet_makes_a_run(snippet: Snippet, there: Path):
     assert snippet.saved_as, f"{name_of(snippet)} does not say which file it is"
@@ -172,13 +185,25 @@ def test_every_stage_is_shown():
             assert f"pipelines.{path.stem} " in told
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings of a page are linked by."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_and_make_targets_exist():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
-            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
-        for target in re.findall(r"[`\n]make (?:\w+=\S+\s+)?(\w+)", text):
+    for page in (*PAGES, *OTHERS):
+        text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            if link.startswith("https://"):
+                continue
+            path, _, anchor = link.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), (page, link)
+            assert not anchor or anchor in anchors(linked), (page, link)
+        for target in re.findall(r"[`\n]make (?:\w+=\S+\s+)?(\w+)", page.read_text()):
             assert target in targets, (page, target)
 
 
@@ -190,17 +215,87 @@ def test_own_family_is_one(there: Path):
     assert (returns == [[family.optimal_return(task)] * 2 for task in tasks]).all()
 
 
-def test_own_compressor_serves_a_student(there: Path):
+def student_of(**settings) -> CADStudent:
     import fixtures
 
     torch.manual_seed(0)
-    student = fixtures.make_student("my_compressor:LastStates", n_latents=3).eval()
-    batch: Triple = fixtures.make_triple(4)
-    parameters, latents = student(batch.previous, batch.has_previous, batch.query)
-    assert latents.shape == (4, 3, fixtures.WIDTH)
-    assert parameters.shape[:2] == batch.query.mask.shape
-    parameters.sum().backward()
-    assert all(p.grad is not None for p in student.compressor.parameters())
+    return fixtures.make_student(n_latents=3, **settings).eval()
+
+
+def raw_context_model_of(target: str, n_context_regions: int) -> InContextModel:
+    import fixtures
+
+    torch.manual_seed(0)
+    settings = asdict(TeacherConfig(target=target, n_context_regions=n_context_regions))
+    fields = (fixtures.CELLS.to_json(), fixtures.CHOICE.to_json())
+    model = asdict(ModelConfig(fixtures.WIDTH, fixtures.HEADS))
+    config = TeacherModelConfig(*fields, fixtures.REGION_LEN, model, settings)
+    return typing.cast(Any, teacher_class(target))(config).eval()
+
+
+OWN_MODELS: dict[str, Callable[[], InContextModel]] = {
+    "compressor": lambda: student_of(kind="my_compressor:LastStates"),
+    "quantising compressor": lambda: student_of(kind="quantised_means:QuantisedMeans"),
+    "bottleneck": lambda: student_of(bottleneck="signs:Signs"),
+    "memory": lambda: student_of(memory=MemoryConfig("gated:Gated", 2)),
+    "raw context": lambda: raw_context_model_of("recurrent:Recurrent", 2),
+}
+
+
+@pytest.mark.parametrize("name", OWN_MODELS)
+def test_own_parts_act_as_they_are_trained(there: Path, name: str):
+    import fixtures
+
+    model = OWN_MODELS[name]()
+    batch: Triple = fixtures.make_triple(4, model.n_context_regions)
+    output = model(batch)
+    assert output.parameters.shape[:2] == batch.query.mask.shape
+    sum(output.losses.values(), output.parameters.sum()).backward()
+    own = model.action_head if name == "raw context" else model.compressor
+    assert all(p.grad is not None for p in own.parameters())
+
+    batch.has_context[:], batch.context.mask[:] = True, True
+    state, steps = model.start(4), Steps.of(batch.query)
+    for k in range(model.n_context_regions):
+        state = model.border(batch.context.map(lambda field, k=k: field[:, k]), state)
+    acted = []
+    for time in range(fixtures.REGION_LEN):
+        fields = {n: field[:, time, None] for n, field in vars(steps).items() if n != "first"}
+        acted.append(model.step(Steps(**fields, first=steps.first[time, None]), state))
+    torch.testing.assert_close(torch.stack(acted, 1), model(batch).parameters)
+    assert state.n_bytes > 0
+
+
+def test_own_bits_are_counted(there: Path):
+    import fixtures
+
+    regions = fixtures.make_triple(4).query
+    quantised = student_of(kind="quantised_means:QuantisedMeans", kwargs={"n_codes": 16})
+    assert quantised.compress(regions).bits_per_region == 3 * 4
+    signs = student_of(bottleneck="signs:Signs").compress(regions)
+    assert signs.bits_per_region == 3 * fixtures.WIDTH
+    assert set(signs.values.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_own_source_makes_histories(there: Path):
+    config = load_config(RunConfig, there / "sticky.yaml")
+    family, _ = open_tasks(config)
+    (style,) = config.collect.styles
+    source = make_sources([style], {}, config.collect.kwargs)[style]
+    rule = MarkerRule("rollout", config.region_len)
+    history = source(SourceJob(family, (family.tasks()[3],), (0, 1), style, 0, 4, 2, rule))[0]
+    check_history(history, family.observation_space, family.action_space)
+    paid = history.rewards[:, :-1] > 0
+    assert paid.any()
+    assert (history.actions[:, 1:] == history.actions[:, :-1])[paid].all()
+
+
+def test_own_family_searches(there: Path):
+    family = load_family("my_levers:LeverFamily", {"horizon": 5})
+    task = family.tasks()[7]
+    policy = search_policies(family, family.tasks())["posterior_sampling"]()
+    returns = rollout(policy, family, [task] * 8, n_episodes=4, seed=0).returns
+    assert (returns[:, 2:] == 5).all()  # ten levers are ruled out within two episodes of five pulls
 
 
 def test_own_histories_become_triples(there: Path):
