@@ -16,7 +16,7 @@ from ad.policy import Policy
 from ad.rollout import rollout
 from base.ranges import AtLeast
 from base.seeding import derive
-from tasks.family import FamilyError, Task, TaskFamily
+from tasks.family import FamilyError, Task, TaskFamily, expert_of
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def has_expert(family: TaskFamily) -> bool:
     observations, _ = env.reset(seed=0)
     env.close()
     try:
-        family.optimal_actions(tasks, observations)
+        expert_of(family, tasks).act(observations)
     except FamilyError:
         return False
     return True

@@ -21,7 +21,7 @@ from ad.model import InContextModel
 from base.seeding import derive
 from histories.regions import MarkerRule, RegionCounter
 from nets.regions import Regions, Steps
-from tasks.family import Task, TaskFamily
+from tasks.family import Task, TaskFamily, expert_of
 
 
 class Policy(Protocol):
@@ -75,21 +75,20 @@ class RandomPolicy(FixedPolicy):
         return np.stack([self.space.sample() for _ in range(self.n)])
 
 
-class OptimalPolicy(FixedPolicy):
+class OptimalPolicy:
     """The family's own expert, which knows each stream's task."""
 
     def __init__(self, family: TaskFamily, tasks: Sequence[Task]) -> None:
-        self.family = family
         self.tasks = tasks
+        self.expert = expert_of(family, tasks)
+        self.act = self.expert.act
+        self.observe = self.expert.observe
 
     def reset(self, n: int, seed: int) -> None:
-        """Check that there is one task per stream."""
+        """Check that there is one task per stream, and begin."""
         if n != len(self.tasks):
             raise ValueError(f"{n} streams for {len(self.tasks)} tasks")
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Return optimal actions."""
-        return self.family.optimal_actions(self.tasks, observations)
+        self.expert.reset()
 
 
 class ContextPolicy:

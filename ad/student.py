@@ -7,7 +7,7 @@ P action parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -179,16 +179,23 @@ class CADStudent(InContextModel):
         scaled = self.scaling.regions(regions)
         return self.raw_features(scaled) if self.reads_raw else self.transition_encoder(scaled)
 
-    def compress(self, regions: Regions) -> Latents:
+    def compress(self, regions: Regions, present: Tensor | None = None) -> Latents:
         """Return latents (B, M, D) of completed regions (B, T, ...).
 
         With nested latents, a student in training mode shows a random prefix of each row's: also
         where Cθ is frozen, for it is whoever reads them that has to cope with fewer.
+
+        Args:
+            regions: Fields (B, T, ...).
+            present: (B,) bool; rows that stand for no region count in no loss, code or bit.
         """
         latents = self.compressor(self.compressor_tokens(regions), regions.mask)
-        return self.bottleneck(
-            random_prefixes(latents) if self.nested and self.training else latents
-        )
+        if self.nested and self.training:
+            latents = random_prefixes(latents)
+        if present is None:
+            return self.bottleneck(latents)
+        shown = (latents.shown * present[:, None]).bool()
+        return replace(self.bottleneck(replace(latents, mask=shown)), mask=latents.mask)
 
     def reconstruct(
         self, latents: Latents, regions: Regions, head: ReconstructionHead | None = None
@@ -221,7 +228,7 @@ class CADStudent(InContextModel):
         flat = context.map(lambda field: field.flatten(0, 1))
         # What is not there is compressed too, unread: an empty mask would leave nothing to attend.
         flat.mask = flat.mask | ~has_context.reshape(-1, 1)
-        every = self.compress(flat)
+        every = self.compress(flat, has_context.flatten())
         regions = [_of_region(every, rows, k) for k in range(n_regions)]
         state = self.memory.start(rows)
         for k, latents in enumerate(regions):

@@ -8,7 +8,6 @@ one rollout for all training seeds. Output: {eval_result.npy, metrics.json} in
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from pipelines.methods import METHODS, Method
 from pipelines.models import load_model, load_teacher, policy_of
 from pipelines.stages import STAGES, chain, evaluated
 from probes.reading import fresh_reconstruction
-from tasks.family import Task
+from tasks.family import Task, information_bits
 from training.run_dir import git_sha, mark_done, now, stage_done
 
 FORMAT_VERSION = 1
@@ -172,7 +171,7 @@ def _header(run: Run, method: Method, tasks: Sequence[Task]) -> dict[str, Any]:
         "part": settings.part,
         "family": run.family.name,
         "horizon": run.family.episode_len,
-        "task_bits": math.log2(len(run.family.tasks())),
+        "task_bits": information_bits(run.family),
         "sampled": settings.temperature > 0,
         "temperature": settings.temperature,
         "tasks": [

@@ -33,8 +33,8 @@ def fresh_reconstruction(
         seed: Of the head's first weights.
 
     Returns:
-        `fresh_rec_loss` (1: nothing beyond the marginals is read), `fresh_rec_<field>` as
-        `ReconstructionHead.loss` scores fields, and `fresh_reconstruction_accuracy`, the mean over
+        `rec_loss` (1: nothing beyond the marginals is read), `rec_<field>` as
+        `ReconstructionHead.loss` scores fields, and `reconstruction_accuracy`, the mean over
         observations, actions and next observations; None where one is not of classes.
     """
     config, parts = student.config, student.config.student_parts
@@ -65,11 +65,11 @@ def fresh_reconstruction(
     regions = test(0).query
     with torch.no_grad():
         loss, fields = student.reconstruct(student.compress(regions), regions, head)
-    scores = {f"fresh_{name}": float(value) for name, value in fields.items()}
+    scores = {name: float(value) for name, value in fields.items()}
     known = all(student.reconstruction.specs[name].kind == "classes" for name in READABLE)
-    mean = sum(scores[f"fresh_rec_{name}"] for name in READABLE) / len(READABLE)
+    mean = sum(scores[f"rec_{name}"] for name in READABLE) / len(READABLE)
     return {
-        "fresh_rec_loss": float(loss),
+        "rec_loss": float(loss),
         **scores,
-        "fresh_reconstruction_accuracy": mean if known else None,
+        "reconstruction_accuracy": mean if known else None,
     }

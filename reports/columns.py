@@ -19,7 +19,6 @@ from reports.column import (
     Compared,
     at_border,
     copied,
-    measured,
     normalized,
     seed_values,
 )
@@ -325,12 +324,10 @@ COLUMNS: tuple[Column[Compared], ...] = (
         (DETAILS,),
     ),
     copied("memory_regions", "Regions", "previous regions the context speaks of", (DETAILS,), None),
-    Column(
+    copied(
         "reconstruction_accuracy",
         "Rec. acc.",
-        "share of a region's observations, actions and next observations that a fresh head, fitted "
-        "on frozen latents, reads back from them",
-        measured("fresh_reconstruction_accuracy"),
+        "share of a region's fields that a fresh head reads back from its frozen latents",
         (DETAILS, SWEEP),
         2,
         "rec.\nacc.",

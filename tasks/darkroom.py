@@ -7,6 +7,7 @@ exactly `horizon` steps and is then truncated; it never terminates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -234,6 +235,10 @@ class DarkRoomFamily:
         """As `optimal_actions`, of the tasks at `indices` `(n,)`."""
         return shortest_moves(observations, self._all_goals[indices], rng)
 
+    def tabular(self, task: Task) -> TabularMDP:
+        """See `tabular_room`."""
+        return tabular_room(task.params)
+
     def posterior(self, prior_tasks: Sequence[Task], n_streams: int) -> RoomPosterior:
         """Where the goal may still be, before anything is seen: the goals of `prior_tasks`."""
         return RoomPosterior(_goals(prior_tasks), self._room["size"], n_streams)
@@ -243,7 +248,7 @@ class DarkRoomFamily:
     ) -> dict[str, Callable[[], CoveragePolicy]]:
         """The coverage sweep of the goals of `prior_tasks`."""
         size = self._room["size"]
-        return {"coverage": lambda: CoveragePolicy(_goals(prior_tasks), size)}
+        return {"coverage": lambda: CoveragePolicy(partial(self.posterior, prior_tasks), size)}
 
 
 def room_params(

@@ -5,6 +5,7 @@ The environments themselves live beside this module, one file per family.
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -93,6 +94,77 @@ class TaskFamily(Protocol):
         is fixed. Raises FamilyError where the family knows no optimal actions.
         """
         ...
+
+
+class Expert(Protocol):
+    """Acts optimally in n streams whose tasks it knows; what `expert_of` returns.
+
+    Observations alone do not always say what is optimal: it may depend on what was got earlier in
+    the episode, or on the time that is left. A family of that kind offers `expert(tasks)` besides,
+    which returns one of these for its streams, and lets `optimal_actions` raise FamilyError. An
+    expert carries, per stream, what the open episode adds to the observation: it is told of every
+    step, whoever chose the actions, as a policy is. Posteriors carry the same memory for draws.
+    """
+
+    def reset(self) -> None:
+        """An episode begins in every stream."""
+        ...
+
+    def act(self, observations: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """An optimal action `(n,)` of this moment; `rng` breaks ties as in `optimal_actions`."""
+        ...
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        """Take in a step of every stream; true next observations."""
+        ...
+
+
+def expert_of(family: TaskFamily, tasks: Sequence[Task]) -> Expert:
+    """The expert of streams in `tasks`: `family.expert(tasks)` where offered.
+
+    Else one made of `optimal_actions`, which raises FamilyError in `act` where there are none.
+    """
+    offered: Any = family
+    if hasattr(family, "expert"):
+        return offered.expert(tasks)
+    return _MemorylessExpert(family, tasks)
+
+
+class _MemorylessExpert:
+    def __init__(self, family: TaskFamily, tasks: Sequence[Task]) -> None:
+        self.family = family
+        self.indices = np.array([task.index for task in tasks], dtype=np.int64)
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, observations: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        return optimal_actions_at(self.family, self.indices, observations, rng)
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        pass
+
+
+def information_bits(family: TaskFamily) -> float:
+    """Bits that name one task: `family.information_bits`, else log2 of the number of tasks.
+
+    A family that draws some of very many tasks offers the attribute, for its own tasks are but a
+    sample: it is the entropy of what they are drawn from.
+    """
+    offered = getattr(family, "information_bits", None)
+    return math.log2(len(family.tasks())) if offered is None else float(offered)
 
 
 def optimal_actions_at(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tasks.family import FamilyError, Task, TaskFamily, optimal_actions_at
-from tasks.references import optimal_action_values
+from tasks.references import is_optimal, optimal_action_values
 
 
 class Posterior(Protocol):
@@ -112,7 +112,7 @@ class TabularPosterior(EnumeratedPosterior):
             self.log_transitions = np.log(np.stack([mdp.transitions for mdp in mdps], -1))  # SASK
         self.rewards = np.stack([mdp.rewards for mdp in mdps], -1)  # (S, A, K)
         values = np.stack([optimal_action_values(mdp) for mdp in mdps])  # (K, H, S, A)
-        self.optimal = np.isclose(values, values.max(-1, keepdims=True), atol=1e-9)
+        self.optimal = is_optimal(values)
         self.elapsed = np.zeros(n_streams, dtype=np.int64)
 
     def update(

@@ -70,7 +70,25 @@ def optimal_return(mdp: TabularMDP) -> float:
 
 def optimal_action_values(mdp: TabularMDP) -> np.ndarray:
     """Best expected return from each step, state and action on, `(H, S, A)`."""
-    values = np.zeros((mdp.horizon + 1, *mdp.rewards.shape))
-    for step in reversed(range(mdp.horizon)):
-        values[step] = mdp.rewards + mdp.transitions @ values[step + 1].max(-1)
-    return values[:-1]
+    return action_values(mdp.transitions, mdp.rewards, mdp.horizon)
+
+
+def action_values(transitions: np.ndarray, rewards: np.ndarray, horizon: int) -> np.ndarray:
+    """As `optimal_action_values`, of many MDPs: `(..., S, A, S)` and `(..., S, A)`.
+
+    Returns:
+        `(..., H, S, A)`.
+    """
+    flat = transitions.reshape(*rewards.shape[:-2], -1, transitions.shape[-1])  # (..., SA, S)
+    values = np.zeros((*rewards.shape[:-2], horizon, *rewards.shape[-2:]))
+    values[..., -1, :, :] = rewards
+    for step in reversed(range(horizon - 1)):
+        best = values[..., step + 1, :, :].max(-1)  # (..., S)
+        ahead = (flat @ best[..., None]).reshape(rewards.shape)
+        values[..., step, :, :] = rewards + ahead
+    return values
+
+
+def is_optimal(values: np.ndarray) -> np.ndarray:
+    """Which of the actions of the last axis are best, equal ones all: bool, shaped as `values`."""
+    return np.isclose(values, values.max(-1, keepdims=True), rtol=0, atol=1e-9)

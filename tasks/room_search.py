@@ -3,6 +3,9 @@
 Cells are `(x, y)` or, as one number, `x * size + y`; actions are those of `tasks.darkroom`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 STAY = 4
@@ -78,22 +81,30 @@ class CoveragePolicy:
     A bound for search without knowledge of where goals lie: no cell is looked at twice on purpose.
     """
 
-    def __init__(self, goals: np.ndarray, size: int) -> None:
-        """Sweep the cells `goals` `(K, 2)` of a room."""
-        self.goals, self.size = goals, size
+    def __init__(self, make_posterior: Callable[[int], Any], size: int) -> None:
+        """Sweep a room.
+
+        Args:
+            make_posterior: Of a number of streams n; a posterior whose `cells` `(n, size²)` tell
+                where the goal may be that is to be found now.
+            size: Cells along one side.
+        """
+        self.make_posterior, self.size = make_posterior, size
 
     def reset(self, n: int, seed: int) -> None:
         """Begin n streams that have seen nothing."""
         self.rng = np.random.default_rng(seed)
-        self.posterior = RoomPosterior(self.goals, self.size, n)
+        self.posterior = self.make_posterior(n)
         self._fields: tuple[np.ndarray, np.ndarray]
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Moves `(n,)`."""
+        """Moves `(n,)`; stays where no cell is left."""
         cells = np.stack(np.divmod(np.arange(self.size**2), self.size), -1)
         away = np.abs(observations[:, None] - cells).sum(-1)  # (n, size²)
-        away = np.where(self.posterior.cells, away + self.rng.random(away.shape), np.inf)
-        actions = self.posterior.actions(away.argmin(-1), observations, self.rng)
+        left = self.posterior.cells
+        away = np.where(left, away + self.rng.random(away.shape), np.inf)
+        nearest = np.where(left.any(-1, keepdims=True), cells[away.argmin(-1)], observations)
+        actions = shortest_moves(observations, nearest, self.rng)
         self._fields = (observations, actions)
         return actions
 

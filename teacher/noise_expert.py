@@ -8,7 +8,7 @@ import numpy as np
 from base.ranges import AtLeast, Between
 from histories.schema import History
 from histories.sources import SourceJob
-from tasks.family import optimal_actions_at
+from tasks.family import expert_of
 from tasks.noise import RepeatedNoise
 from teacher.playing import play
 
@@ -37,8 +37,8 @@ class NoiseConfig:
 def noise_expert(job: SourceJob, config: NoiseConfig | None = None) -> list[History]:
     """An expert whose noise is annealed over the history; no learning needed.
 
-    A share epsilon of the steps takes uniformly random actions, the others one of
-    `family.optimal_actions`.
+    A share epsilon of the steps takes uniformly random actions, the others one of the optimal ones
+    (`tasks.family.expert_of`).
 
     Raises:
         FamilyError: The family knows no optimal actions.
@@ -59,11 +59,13 @@ class _Noisy:
 
     def __init__(self, job: SourceJob, epsilons: np.ndarray, max_repeat: int) -> None:
         self.family, self.epsilons, self.max_repeat = job.family, epsilons, max_repeat
-        self.tasks = np.repeat([task.index for task in job.tasks], job.n_streams)
+        streams = [task for task in job.tasks for _ in range(job.n_streams)]
+        self.expert = expert_of(job.family, streams)
 
     def reset(self, n: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.noise = RepeatedNoise(self.family.action_space, n, self.max_repeat, seed)
+        self.expert.reset()
         self.time = 0
 
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -71,7 +73,7 @@ class _Noisy:
         self.time += 1
         if epsilon >= 1.0:
             return self.noise.sample()
-        actions = optimal_actions_at(self.family, self.tasks, observations, self.rng)
+        actions = self.expert.act(observations, self.rng)
         return self.noise.mix(actions, epsilon)
 
     def observe(
@@ -82,3 +84,4 @@ class _Noisy:
         next_observations: np.ndarray,
     ) -> None:
         self.noise.observe(terminated | truncated)
+        self.expert.observe(rewards, terminated, truncated, next_observations)

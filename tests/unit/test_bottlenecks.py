@@ -13,13 +13,11 @@ from vector_quantize_pytorch import FSQ
 
 from ad.objectives import ActionObjective, LossConfig, PretrainObjective
 from ad.student import CADStudent
-from compression.at_test import AtTest, rounded
 from compression.bottleneck import BOTTLENECKS, build_bottleneck
 from compression.codes import code_use
 from compression.compressor import KINDS, CompressorConfig, CompressorError
 from compression.latents import Latents
-from compression.memory import MemoryConfig
-from compression.nested import prefix, random_prefixes
+from compression.nested import prefix
 
 B, M, D, T = 6, 4, WIDTH, REGION_LEN
 NOISY = ["gaussian", "vib"]
@@ -165,6 +163,19 @@ def test_hidden_latents_count_for_nothing(kind):
     assert all(torch.equal(a, b) for a, b in zip(buffers, others, strict=True))
 
 
+def test_a_gaussian_channel_carries_shannons_bits():
+    channel = build("gaussian", noise=0.5)
+    with torch.no_grad():
+        channel.scale.weight.copy_(2.0 * torch.eye(D))
+        channel.scale.bias.zero_()
+    z = torch.randn(4000, M, D)
+    with torch.no_grad():
+        out = channel(Latents(z))
+    assert (out.values - 2 * z).std() == pytest.approx(0.5, rel=0.02)
+    assert out.losses["capacity"].item() == pytest.approx(4 / 0.25, rel=0.05)
+    assert float(out.bits) == pytest.approx(M * D * 0.5 * math.log2(1 + 16), rel=0.01)
+
+
 def test_vib_counts_nats_and_sends_samples():
     vib = build("vib", width=2)
     with torch.no_grad():
@@ -261,6 +272,7 @@ def test_code_use_by_hand():
 @pytest.mark.parametrize(
     ("kind", "kwargs", "message"),
     [
+        ("gaussian", {"noise": 0.0}, r"noise is 0\.0, expected more than 0"),
         ("fsq", {"levels": []}, r"levels is \[\], expected whole numbers of at least 2"),
         ("fsq", {"levels": [8, 1]}, r"levels is \[8, 1\]"),
         ("fsq", {"levels": [8] * 6}, "262144 codes, expected 2 ... 65536"),
@@ -280,119 +292,6 @@ def test_impossible_bottlenecks_are_refused(kind, kwargs, message):
 def test_the_library_still_leaves_buffers_out_of_its_state():
     """When this fails, `compression.codes.store_every_buffer` can go."""
     assert not FSQ([3, 3]).state_dict()
-
-
-def test_random_prefixes_show_all_in_half_the_rows():
-    latents = random_prefixes(Latents(torch.randn(8000, M, D)))
-    lengths = latents.mask.sum(1)
-    assert torch.equal(latents.mask, torch.arange(M) < lengths[:, None])
-    shares = torch.bincount(lengths, minlength=M + 1) / len(lengths)
-    expected = torch.tensor([0.0, 1 / 6, 1 / 6, 1 / 6, 0.5])
-    torch.testing.assert_close(shares, expected, atol=0.02, rtol=0)
-    one = random_prefixes(Latents(torch.randn(B, 1, D)))
-    assert one.mask.all()
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("nested", [False, True])
-def test_nested_latents_are_hidden_in_training_only(nested, frozen):
-    student = small("continuous", nested=nested)
-    ActionObjective(student, LossConfig(), freeze_compressor=frozen).train()
-    regions = make_regions(32, T)
-    mask = student.compress(regions).mask
-    assert (mask is None) == (not nested)
-    assert not nested or 0 < (~mask).sum() < mask.numel()
-    assert student.eval().compress(regions).mask is None
-
-
-@pytest.mark.parametrize("memory", [MemoryConfig(), MemoryConfig("accumulate", 2)])
-def test_the_decoder_does_not_read_hidden_latents(memory):
-    student, batch = small("continuous", memory=memory).eval(), make_triple(B, memory.n_regions)
-    batch.has_context[:] = True
-    batch.context.mask[:] = True
-    compressor = student.compressor.forward
-
-    def spoilt(tokens, mask):
-        latents = compressor(tokens, mask)
-        latents.values[:, 2:] += 5.0
-        return latents
-
-    with torch.no_grad():
-        whole = student(batch).parameters
-        student.bottleneck = AtTest(student.bottleneck, n_shown=2)
-        first = student(batch).parameters
-        student.compressor.forward = spoilt
-        assert torch.equal(student(batch).parameters, first)
-    assert not torch.equal(whole, first)
-
-
-def test_nested_training_learns_from_the_first_latent():
-    """Patches leave the last action to the last latent, unless the first may stand alone."""
-
-    def learned(nested):
-        student = make_student("patches", nested=nested, n_latents=2, region_len=4)
-        objective = ActionObjective(student, LossConfig())
-        optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
-        for _ in range(200):
-            loss, _ = objective(recall_batch(64))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        student.eval().bottleneck = AtTest(student.bottleneck, n_shown=1)
-        batch = recall_batch(256)
-        with torch.no_grad():
-            found = student(batch).parameters[:, 0].argmax(-1)
-        return (found == batch.query.actions[:, 0]).float().mean().item()
-
-    assert learned(True) > 0.9
-    assert learned(False) < 0.7
-
-
-def recall_batch(size):
-    """The action of all steps is the last action of the previous region."""
-    batch = make_triple(size, region_len=4)
-    batch.has_context[:] = True
-    batch.context.mask[:] = True
-    batch.query.actions[:] = batch.context.actions[:, -1, -1:]
-    return batch
-
-
-@pytest.mark.parametrize("n_shown", [0, M + 1])
-def test_prefixes_that_are_not_there_are_refused(n_shown):
-    with pytest.raises(CompressorError, match=rf"first {n_shown} latents .* 1 \.\.\. {M}"):
-        prefix(Latents(torch.randn(B, M, D)), n_shown)
-
-
-@pytest.mark.parametrize(
-    ("number", "bits", "error"), [("bf16", 16 * M * D, 2**-8), ("int8", M * (8 * D + 16), None)]
-)
-def test_rounded_latents_are_near_and_cost_their_bits(number, bits, error):
-    values = 3 * torch.randn(B, M, D)
-    values[0, 0] = 0.0
-    latents = rounded(Latents(values), number)
-    assert latents.bits_per_region == bits
-    assert latents.values.dtype == torch.float32
-    off = (latents.values - values).abs()
-    largest = values.abs().amax(-1, keepdim=True)
-    bound = values.abs() * error if error else largest * (0.5 / 127 + 2**-8)
-    assert (off <= bound + 1e-9).all()
-    assert off.max() > 0
-    if number == "int8":
-        assert all(len(latent.unique()) <= 255 for latent in latents.values.flatten(0, 1))
-    half = rounded(prefix(Latents(values), 1), number)
-    assert float(half.bits_per_region) == bits / M
-
-
-def test_latents_are_cut_down_when_acting_only():
-    student = small("continuous")
-    student.bottleneck = AtTest(student.bottleneck, n_shown=2, number="int8")
-    regions = make_regions(B, T)
-    with pytest.raises(CompressorError, match="at test only"):
-        student.train().compress(regions)
-    assert float(student.eval().compress(regions).bits_per_region) == 2 * (8 * D + 16)
-    coded = AtTest(build("fsq").eval(), number="bf16")
-    with pytest.raises(CompressorError, match=r"take compressor\.bottleneck=continuous"):
-        coded(Latents(torch.randn(B, M, D)))
 
 
 @pytest.fixture
@@ -423,3 +322,20 @@ def test_a_users_own_quantising_compressor_runs_through_the_objective(quantised)
     ActionObjective(student, LossConfig())(batch)[0].backward()
     for name, parameter in student.compressor.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "vib", "vq"])
+def test_a_region_that_is_not_there_counts_for_nothing(kind):
+    student, batch = small(kind), make_triple(B)
+    student.bottleneck.eval()  # a codebook that moves would tell nothing
+
+    def losses():
+        torch.manual_seed(1)
+        return {name: loss.item() for name, loss in student(batch).losses.items()}
+
+    before = losses()
+    assert before
+    batch.context.rewards[~batch.has_context] = 100.0
+    assert losses() == before
+    batch.context.rewards[batch.has_context] = 100.0
+    assert losses() != before

@@ -70,6 +70,8 @@ def test_a_run_does_only_what_is_asked_for(planned):
         "triples": set(),
         "student/distill": {"triples"},
         "student/evaluate": {"student/distill"},
+        "posterior_sampling/evaluate": set(),
+        "coverage/evaluate": set(),
         "random/evaluate": set(),
         "optimal/evaluate": set(),
         "cost": set(),

@@ -28,9 +28,9 @@ def test_latents_that_hold_the_region_are_read_and_empty_ones_are_not(student):
     empty = make_student("none", n_latents=6, width=32).eval()
     empty.fit_statistics(source()(0).query)
     full, nothing = scores(student), scores(empty)
-    assert full["fresh_rec_loss"] < 0.3
-    assert nothing["fresh_rec_loss"] > 0.9
-    assert full["fresh_reconstruction_accuracy"] > nothing["fresh_reconstruction_accuracy"] + 0.5
+    assert full["rec_loss"] < 0.3
+    assert nothing["rec_loss"] > 0.9
+    assert full["reconstruction_accuracy"] > nothing["reconstruction_accuracy"] + 0.5
 
 
 def test_the_students_own_stale_head_changes_nothing_and_is_not_touched(student):

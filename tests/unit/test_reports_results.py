@@ -140,7 +140,7 @@ def infinite_return(path):
     [
         (missing_returns, r"eval_result.npy is missing"),
         (missing_metrics, r"metrics.json is missing"),
-        (missing_starts, r"episode_starts.npy is missing: evaluate 'student' of seed 0 again"),
+        (missing_starts, r"episode_starts.npy is missing: evaluate 'student' again"),
         (damaged_returns, r"eval_result.npy is damaged"),
         (pickled_returns, r"eval_result.npy is damaged"),
         (damaged_metrics, r"metrics.json is damaged"),

@@ -32,7 +32,7 @@ def by_latents(values):
         "n_latents": m,
         "latent_bits": 2048 * m,
         "task_bits": math.log2(81),
-        "fresh_reconstruction_accuracy": 1 - 0.25 / m,
+        "reconstruction_accuracy": 1 - 0.25 / m,
     }
 
 
