@@ -10,8 +10,8 @@ An in-context policy fills a region step by step; when it is full, its model tur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ class ContextPolicy:
             self._transfer()
             mask = self._start.expand(-1, self.model.region_len)
             fields = {name: field.clone() for name, field in self.buffer.items()}
-            self._close(Regions(**fields, mask=mask))
+            self._close(Regions(**fields, mask=mask), self.model.border)
 
     def _transfer(self, *observations: np.ndarray) -> list[Tensor]:
         """Move what was observed since the last action, and these arrays, in one transfer."""
@@ -210,14 +210,21 @@ class ContextPolicy:
 
         For measuring and debugging: acting is then as after living through them, without having to.
         """
-        for region in regions:
-            self._close(region)
+        self.take(regions[:-1])
+        for region in regions[-1:]:
+            self._close(region, self.model.border)
 
-    def _close(self, region: Regions) -> None:
+    @torch.inference_mode()
+    def take(self, regions: Sequence[Regions]) -> None:
+        """Take in completed regions, oldest first; `resume` is to be given one more."""
+        for region in regions:
+            self._close(region, self.model.take)
+
+    def _close(self, region: Regions, close: Callable[[Regions, Any], Any]) -> None:
         # What a model draws at a border (a channel's noise) follows the seed of this rollout.
         with torch.random.fork_rng(devices=_devices(self.device)):
             torch.manual_seed(derive(self.seed, "border", self.n_closed))
-            self.state = self.model.border(region, self.state)
+            self.state = close(region, self.state)
         self.n_closed += 1
         self._before = (self._no_action, self._no_reward, self._start)
 

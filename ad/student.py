@@ -192,10 +192,12 @@ class CADStudent(InContextModel):
         latents = self.compressor(self.compressor_tokens(regions), regions.mask)
         if self.nested and self.training:
             latents = random_prefixes(latents)
-        if present is None:
+        if present is None or not self.bottleneck.counts:
             return self.bottleneck(latents)
         shown = (latents.shown * present[:, None]).bool()
-        return replace(self.bottleneck(replace(latents, mask=shown)), mask=latents.mask)
+        limited = self.bottleneck(replace(latents, mask=shown))
+        # Whoever reads a row that stands for nothing does so unseen, but must find something.
+        return replace(limited, mask=limited.shown.bool() | ~present[:, None])
 
     def reconstruct(
         self, latents: Latents, regions: Regions, head: ReconstructionHead | None = None

@@ -34,10 +34,12 @@ class Bottleneck(nn.Module):
     Attributes:
         settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold.
         has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
+        counts: Whether its losses, codes or bits depend on which latents are shown.
     """
 
     settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
     has_capacity: bool = False
+    counts: bool = True
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
         super().__init__()
@@ -52,6 +54,8 @@ class Bottleneck(nn.Module):
 
 class Continuous(Bottleneck):
     """No limit but the numbers themselves."""
+
+    counts = False
 
     def forward(self, latents: Latents) -> Latents:
         """Return the latents as they are."""

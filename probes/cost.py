@@ -64,8 +64,7 @@ def acting_cost(
     family.action_space.seed(seed)
     policy.reset(n_streams, seed)
     region = _random_region(family, n_streams, policy.model.region_len, policy.device)
-    # Earlier regions only fill the context: they cost what the last one does.
-    policy.resume([region] * (history_regions - 1))
+    policy.take([region] * (history_regions - 1))
     began = _now(policy.device)
     policy.resume([region])
     seconds_per_region = _now(policy.device) - began

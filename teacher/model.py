@@ -204,13 +204,17 @@ class TeacherModel(InContextModel):
 
     def border(self, region: Regions, state: RawState) -> RawState:
         """Keep a completed region (n, L, ...) raw, and run the context through the caches anew."""
-        regions = [*state.regions, region][-self.n_context_regions :]
+        regions = self.take(region, state).regions
         missing = self.n_context_regions - len(regions)
         # Those that are missing are not read, whatever stands in their place.
         context = stack_regions([regions[0]] * missing + regions)
         present = torch.arange(self.n_context_regions, device=region.mask.device) >= missing
         before = self.tokens_before(context, present.expand(len(region.mask), -1))
         return self._begin(before, RawState(regions, state.caches))
+
+    def take(self, region: Regions, state: RawState) -> RawState:
+        """Keep a completed region (n, L, ...) raw."""
+        return RawState([*state.regions, region][-self.n_context_regions :], state.caches)
 
     def step(self, steps: Steps, state: RawState) -> Tensor:
         """Return action parameters (n, P) for the next step."""
