@@ -7,6 +7,7 @@ A stage is a function of its inputs' hashes. With equal inputs it is done and ne
 with other inputs it would overwrite results, so it is refused. Nothing here ever deletes a result.
 """
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ def claim_run_dir(run_dir: str | Path, config: Any, ignore: Sequence[str] = ()) 
     if not file.exists():
         write_text(file, to_yaml(config))
         return run_dir
-    known = _with_defaults(read_yaml(file), to_plain(type(config)()))
+    known = _with_defaults(read_yaml(file), type(config)())
     for key, old, new in _differences(known, to_plain(config)):
         if not any(f"{key}.".startswith(f"{ignored}.") for ignored in ignore):
             raise RunDirError(
@@ -169,12 +170,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _with_defaults(known: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`known` with what only `defaults` has, section by section."""
-    filled = {**defaults, **known}
-    for name in known.keys() & defaults.keys():
-        if isinstance(known[name], dict) and isinstance(defaults[name], dict):
-            filled[name] = _with_defaults(known[name], defaults[name])
+def _with_defaults(known: dict[str, Any], defaults: Any) -> dict[str, Any]:
+    """`known` with what only `defaults`, a dataclass, has; section by section, mappings whole."""
+    filled = dict(known)
+    for field in dataclasses.fields(defaults):
+        default, name = getattr(defaults, field.name), field.name
+        if dataclasses.is_dataclass(default):
+            filled[name] = _with_defaults(known.get(name) or {}, default)
+        elif name not in known:
+            filled[name] = to_plain({name: default})[name]
     return filled
 
 

@@ -76,6 +76,19 @@ def test_a_key_added_since_had_its_default(tmp_path: Path):
         claim_run_dir(tmp_path, GrownConfig(seed=1))
 
 
+@dataclass(frozen=True)
+class WithMapping:
+    regions: dict[str, int] = field(default_factory=lambda: {"fast": 8})
+
+
+def test_a_mapping_stands_for_itself_not_for_its_defaults_and_more(tmp_path: Path):
+    for i, regions in enumerate(({}, {"slow": 3}, {"fast": 2})):
+        claim_run_dir(tmp_path / str(i), WithMapping(regions))
+        claim_run_dir(tmp_path / str(i), WithMapping(regions))
+        with pytest.raises(RunDirError, match="regions"):
+            claim_run_dir(tmp_path / str(i), WithMapping())
+
+
 def test_key_that_the_new_configuration_lacks_is_a_difference(tmp_path: Path):
     write_text(tmp_path / "config.yaml", "seed: 0\nold: 1\n")
     with pytest.raises(RunDirError, match="old = 1, but now old is nothing"):
