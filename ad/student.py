@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from base.errors import UserError
 from base.hashes import to_plain
 from compression.bottleneck import build_bottleneck
 from compression.compressor import CompressorConfig, build_compressor, compressor_class
@@ -32,6 +33,10 @@ from nets.embeddings import RawFeatures, StepEncoder, TransitionEncoder
 from nets.regions import Regions, Steps
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
+
+
+class StudentError(UserError):
+    """A saved student that this code cannot build."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,16 @@ class StudentConfig(PretrainedConfig):
 
     @property
     def student_parts(self) -> StudentParts:
-        """The nested settings as dataclasses."""
+        """The nested settings as dataclasses.
+
+        Raises:
+            StudentError: An earlier version of this code saved them.
+        """
+        if missing := sorted(vars(StudentParts()).keys() - self.parts.keys()):
+            raise StudentError(
+                f"this student was saved by an earlier version of this code, without its section "
+                f"{missing[0]!r}; use that version, or train it again."
+            )
         return StudentParts(
             ModelConfig(**self.parts["model"]),
             CompressorConfig(**self.parts["compressor"]),

@@ -69,7 +69,10 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--model", default="models/darkroom-student", metavar="FOLDER")
     found.add_argument(
-        "--task", type=int, default=1, metavar="N", help="which held-out task, from 1"
+        "--task",
+        type=int,
+        metavar="N",
+        help="which held-out task, from 1; unless given the one of least possible return",
     )
     found.add_argument("--episodes", type=int, default=40, metavar="N")
     found.add_argument("--seed", type=int, default=0, help="of the sampled actions")
@@ -85,14 +88,20 @@ def demonstrate(arguments: argparse.Namespace, console: Console) -> None:
     student = load_shipped(Path(arguments.model))
     family = family_of(student)
     tasks = held_out_tasks(student, family)
-    if not 1 <= arguments.task <= len(tasks):
-        raise DemoError(f"--task is {arguments.task}, expected 1 ... {len(tasks)}, all held out.")
-    task = tasks[arguments.task - 1]
+    task = min(tasks, key=lambda task: family.optimal_return(task) or 0.0)
+    if arguments.task is not None:
+        if not 1 <= arguments.task <= len(tasks):
+            raise DemoError(
+                f"--task is {arguments.task}, expected 1 ... {len(tasks)}, all held out."
+            )
+        task = tasks[arguments.task - 1]
+    temperature = student.config.provenance.get("temperature", 1.0)  # what it was judged at
     best, region_len = family.optimal_return(task), student.region_len
     console.print(
-        f"{family.name}, {task.name}: held out in training. Weights frozen, actions sampled;\n"
-        f"context: {student.compressor.n_latents} latents of the last {region_len} steps, and the "
-        f"steps since.\nrandom return {family.random_return(task):.2f}"
+        f"{family.name}, {task.name}: held out in training. Weights frozen, actions sampled at "
+        f"temperature {temperature:g};\ncontext: {student.n_latents} latents of each of the last "
+        f"{student.n_context_regions} x {region_len} steps, and the steps since.\n"
+        f"random return {family.random_return(task):.2f}"
         + ("" if best is None else f", best possible {best:g}")
         + "\n"
     )
@@ -101,7 +110,7 @@ def demonstrate(arguments: argparse.Namespace, console: Console) -> None:
     kept: list[Episode] = []
     highest = best
     for episode in play(
-        ContextPolicy(student),
+        ContextPolicy(student, temperature=temperature),
         family,
         task,
         n_episodes=arguments.episodes,

@@ -60,6 +60,7 @@ def main(config: RunConfig) -> None:
         "stage": stage_dir.name,
         "split_settings": split_settings(config),
         "test_tasks": [task.params for task in run.tasks("test")],
+        "temperature": config.evaluate.temperature,
     }
     with atomic_dir(target) as folder:
         student.save_pretrained(str(folder))
@@ -142,7 +143,7 @@ All training seeds, from the comparison table of the run; held-out tasks, last
 {_comparison(compared)}
 
 This model alone, {metrics["n_evaluation_seeds"]} evaluation seeds, actions
-{"sampled" if metrics["sampled"] else "of highest probability"}:
+{f"sampled at temperature {metrics['temperature']:g}" if metrics["sampled"] else "the likeliest"}:
 
 {_task_table(run, test, returns, metrics["final_episodes"])}
 
@@ -161,7 +162,8 @@ from tasks.family import load_family
 student = CADStudent.from_pretrained("{target}")
 family = load_family("{run.config.family.target}", {kwargs})
 task = family.tasks()[{test[0].index}]  # {test[0].name}, held out
-print(rollout(ContextPolicy(student), family, [task], n_episodes=40, seed=0).returns)
+policy = ContextPolicy(student, temperature={metrics["temperature"]:g})
+print(rollout(policy, family, [task], n_episodes=40, seed=0).returns)
 ```
 
 ## Limits
