@@ -98,9 +98,9 @@ def demonstrate(arguments: argparse.Namespace, console: Console) -> None:
     temperature = student.config.provenance.get("temperature", 1.0)  # what it was judged at
     best, region_len = family.optimal_return(task), student.region_len
     console.print(
-        f"{family.name}, {task.name}: held out in training. Weights frozen, actions sampled at "
-        f"temperature {temperature:g};\ncontext: {student.n_latents} latents of each of the last "
-        f"{student.n_context_regions} x {region_len} steps, and the steps since.\n"
+        f"{family.name}, {task.name}: held out in training. Weights frozen, actions\nsampled at "
+        f"temperature {temperature:g}; context: {student.n_latents} latents of each of the last "
+        f"{student.n_context_regions} x {region_len} steps,\nand the steps since.\n"
         f"random return {family.random_return(task):.2f}"
         + ("" if best is None else f", best possible {best:g}")
         + "\n"
