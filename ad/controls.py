@@ -20,8 +20,19 @@ from nets.regions import Regions
 Control = Literal["zeroed", "shuffled", "no_context"]
 
 
-class LatentControl:
-    """A student with another `border`; everything else is the student's own.
+class InterferedStudent:
+    """A student whose `border` a subclass replaces; everything else is the student's own."""
+
+    def __init__(self, student: CADStudent) -> None:
+        self.student = student
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not interfered with is the student's."""
+        return getattr(self.student, name)
+
+
+class LatentControl(InterferedStudent):
+    """A student whose latents are replaced at every border.
 
     Args:
         student: The student.
@@ -34,14 +45,10 @@ class LatentControl:
     def __init__(
         self, student: CADStudent, kind: Control, tasks_of_streams: Sequence[int], seed: int = 0
     ) -> None:
-        self.student = student
+        super().__init__(student)
         self.kind = kind
         self.tasks = np.asarray(tasks_of_streams)
         self.seed = seed
-
-    def __getattr__(self, name: str) -> Any:
-        """What is not interfered with is the student's."""
-        return getattr(self.student, name)
 
     def start(self, n: int) -> StudentState:
         """Begin anew; equal rollouts shuffle alike."""

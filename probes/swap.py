@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ad.controls import InterferedStudent
 from ad.policy import ContextPolicy
 from ad.student import CADStudent, StudentState
 from nets.regions import Regions
@@ -25,8 +26,8 @@ Pair = tuple[Task, Task]
 KINDS = ("own", "swapped")
 
 
-class LatentSwap:
-    """A student whose streams exchange their latents once; everything else is the student's own.
+class LatentSwap(InterferedStudent):
+    """A student whose streams exchange their latents once.
 
     Args:
         student: The student.
@@ -35,13 +36,9 @@ class LatentSwap:
     """
 
     def __init__(self, student: CADStudent, partners: np.ndarray, after: int) -> None:
-        self.student = student
+        super().__init__(student)
         self.partners = torch.from_numpy(np.asarray(partners))
         self.after = after
-
-    def __getattr__(self, name: str) -> Any:
-        """What is not interfered with is the student's."""
-        return getattr(self.student, name)
 
     def start(self, n: int) -> StudentState:
         """Begin with no region closed."""
