@@ -30,6 +30,14 @@ class InterferedStudent:
         """What is not interfered with is the student's."""
         return getattr(self.student, name)
 
+    def border(self, region: Regions, state: StudentState) -> StudentState:
+        """Remember a completed region, or something else."""
+        raise NotImplementedError
+
+    def take(self, region: Regions, state: StudentState) -> StudentState:
+        """As `border`: no region escapes the interference."""
+        return self.border(region, state)
+
 
 class LatentControl(InterferedStudent):
     """A student whose latents are replaced at every border.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -34,6 +34,9 @@ class EvaluateConfig:
         n_offline: Triples for the offline metrics.
         reading_updates: Updates of the fresh head that tells what can be read back from frozen
             latents, the same for every method; 0 leaves that blank.
+        recall_regions: Numbers k of recorded regions after which the context is frozen and the
+            return of an episode measured; 0 is an empty context, an empty list measures none.
+        recall_temperature: Of the actions sampled there; 0 takes the most likely one.
         name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
             evaluated in several ways.
     """
@@ -47,6 +50,8 @@ class EvaluateConfig:
     part: Literal["test", "validation", "train"] = "test"
     n_offline: Annotated[int, AtLeast(1)] = 512
     reading_updates: Annotated[int, AtLeast(0)] = 300
+    recall_regions: list[Annotated[int, AtLeast(0)]] = field(default_factory=list)
+    recall_temperature: Annotated[float, AtLeast(0)] = 0.0
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -123,7 +123,6 @@ class ContextPolicy:
         """Begin n streams with an empty context and an empty region."""
         self.n = n
         self.seed = seed
-        self.n_closed = 0
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.counter = RegionCounter(n, MarkerRule("fixed", self.model.region_len))
         self.buffer: dict[str, Tensor] = {}
@@ -132,9 +131,8 @@ class ContextPolicy:
         self._no_action = torch.zeros((n, 1, *spec.shape), dtype=kind, device=self.device)
         self._no_reward = torch.zeros(n, 1, device=self.device)
         self._start = torch.ones(n, 1, dtype=torch.bool, device=self.device)
-        self._before = (self._no_action, self._no_reward, self._start)
         self._pending: list[np.ndarray] = []
-        self.state = self.model.start(n)
+        self._begin()
 
     @property
     def t(self) -> int:
@@ -179,7 +177,7 @@ class ContextPolicy:
             self._transfer()
             mask = self._start.expand(-1, self.model.region_len)
             fields = {name: field.clone() for name, field in self.buffer.items()}
-            self._close(Regions(**fields, mask=mask), self.model.border)
+            self._full(Regions(**fields, mask=mask))
 
     def _transfer(self, *observations: np.ndarray) -> list[Tensor]:
         """Move what was observed since the last action, and these arrays, in one transfer."""
@@ -219,6 +217,14 @@ class ContextPolicy:
         """Take in completed regions, oldest first; `resume` is to be given one more."""
         for region in regions:
             self._close(region, self.model.take)
+
+    def _begin(self) -> None:
+        self.n_closed = 0
+        self._before = (self._no_action, self._no_reward, self._start)
+        self.state = self.model.start(self.n)
+
+    def _full(self, region: Regions) -> None:
+        self._close(region, self.model.border)
 
     def _close(self, region: Regions, close: Callable[[Regions, Any], Any]) -> None:
         # What a model draws at a border (a channel's noise) follows the seed of this rollout.

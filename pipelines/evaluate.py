@@ -2,22 +2,24 @@
 
 Held-out tasks x evaluation seeds act in one batch; the student is also run with zeroed, with
 shuffled and with the learned "no context" latents. method=random and method=optimal are references,
-one rollout for all training seeds. Output: {eval_result.npy, metrics.json} in
-<run_dir>/seed_<n>/evaluate/<method>/ and <run_dir>/references/<method>/.
+one rollout for all training seeds. Output: {eval_result.npy, metrics.json}, and recall.npy where
+recall is measured, in <run_dir>/seed_<n>/evaluate/<method>/ and <run_dir>/references/<method>/.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ad.evaluate import evaluate_policy, normalized, offline_metrics
+from ad.evaluate import Evaluation, evaluate_policy, normalized, offline_metrics
 from ad.model import InContextModel
 from ad.policy import ContextPolicy, Policy
+from ad.recall import recorded_regions
 from base.files import write_json, write_npy
 from base.hashes import config_hash
 from base.seeding import derive
@@ -42,7 +44,7 @@ CONTEXT_FACTS = (
     "context_bytes",
     "n_parameters_acting",
 )
-Maker = Callable[[Sequence[Task]], Policy]
+RECALL_FACTS = ("recall", "recall_return", "recall_accuracy")
 
 
 def main(config: RunConfig) -> None:
@@ -69,6 +71,45 @@ def main(config: RunConfig) -> None:
         own = facts if name == config.method else {}
         _evaluate(run, METHODS[name], model, own, out)
         mark_done(out, "evaluate", inputs, seconds=time.perf_counter() - started)
+
+
+def _recall(
+    run: Run, method: Method, model: Any, tasks: Sequence[Task]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Freeze the context after recorded regions of these tasks, and act for one episode.
+
+    Returns:
+        (tasks, seeds, k asked for) normalised returns, and what metrics.json says of them.
+    """
+    settings, family = run.config.evaluate, run.family
+    regions = recorded_regions(
+        run.table(settings.part),
+        tasks,
+        n_regions=max(settings.recall_regions),
+        n_streams=settings.n_seeds,
+        seed=settings.seed,
+        device=run.accelerator.device,
+    )
+
+    def after(k: int) -> Evaluation:
+        def made(streams: Sequence[Task]) -> Policy:
+            more: Any = {"control": method.control, "tasks": streams, "context": regions[:k]}
+            return policy_of(model, run, settings.recall_temperature, **more)
+
+        counts = {"n_seeds": settings.n_seeds, "n_episodes": 1, "final_episodes": 1}
+        return evaluate_policy(made, family, tasks, **counts, seed=settings.seed)
+
+    results = [after(k) for k in settings.recall_regions]
+    returns = np.concatenate([normalized(r.returns, family, tasks) for r in results], axis=-1)
+    every = [
+        {"region": k, "return": float(mean), "accuracy": result.action_accuracy_optimal}
+        for k, mean, result in zip(
+            settings.recall_regions, returns.mean((0, 1)), results, strict=True
+        )
+    ]
+    longest = max(every, key=lambda entry: entry["region"])
+    of_longest = {f"recall_{key}": longest[key] for key in ("return", "accuracy")}
+    return returns.astype(np.float32), {"recall": every, **of_longest}
 
 
 def _policy(run: Run, method: Method, model: Any, tasks: Sequence[Task]) -> Policy:
@@ -139,6 +180,10 @@ def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], ou
         final_episodes=settings.final_episodes,
         seed=settings.seed,
     )
+    recall: dict[str, Any] = dict.fromkeys(RECALL_FACTS)
+    if settings.recall_regions and method.act is None:
+        recalled, recall = _recall(run, method, model, tasks)
+        write_npy(out / "recall.npy", recalled)
     final = normalized(result.returns, run.family, tasks)[..., -settings.final_episodes :].mean()
     write_npy(out / "eval_result.npy", result.returns)
     write_npy(out / "episode_starts.npy", result.starts)
@@ -152,6 +197,7 @@ def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], ou
             "normalized_final": float(final),
             "ms_per_action": result.ms_per_action,
             "action_accuracy_optimal": result.action_accuracy_optimal,
+            **recall,
             **facts,
         },
     )

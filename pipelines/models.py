@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from ad.controls import Control, LatentControl
 from ad.model import InContextModel, ModelConfig
 from ad.policy import ContextPolicy
+from ad.recall import FrozenPolicy
 from ad.student import CADStudent, StudentConfig, StudentParts
 from base.hashes import to_plain
+from nets.regions import Regions
 from pipelines.methods import METHODS
 from pipelines.stages import StageError, chain, own_config
 from tasks.family import Task
@@ -143,6 +145,7 @@ def policy_of(
     *,
     control: Control | None = None,
     tasks: Sequence[Task] = (),
+    context: Sequence[Regions] | None = None,
 ) -> ContextPolicy:
     """Return the policy that acts with a model, or with a control around it.
 
@@ -152,11 +155,15 @@ def policy_of(
         temperature: Of the sampled actions.
         control: What is done to a student's latents.
         tasks: Of the streams, which a control must know.
+        context: Completed regions to act after, the context being frozen; none to go on as usual.
     """
     acting: Any = model
     if control is not None:
         acting = LatentControl(acting, control, [task.index for task in tasks])
-    return ContextPolicy(acting, temperature=temperature, device=run.accelerator.device)
+    settings: Any = {"temperature": temperature, "device": run.accelerator.device}
+    if context is not None:
+        return FrozenPolicy(acting, context, **settings)
+    return ContextPolicy(acting, **settings)
 
 
 def _keeps_raw_context(run: Run) -> bool:

@@ -318,6 +318,23 @@ COLUMNS: tuple[Column[Compared], ...] = (
         (DETAILS,),
     ),
     copied(
+        "recall_return",
+        "Recall",
+        "normalised return of an episode after the most recorded regions asked for, the context "
+        "being frozen",
+        (DETAILS, SWEEP),
+        axis="recall: normalised return under a frozen context",
+    ),
+    copied(
+        "recall_accuracy",
+        "Recall acc.",
+        "share of the actions of that episode that the family's expert might take",
+        (DETAILS, SWEEP),
+        3,
+        "recall\nacc.",
+        "recall accuracy",
+    ),
+    copied(
         "teacher_kl",
         "Teacher KL",
         "KL divergence from the teacher's action distribution, nats",

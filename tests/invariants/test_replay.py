@@ -12,6 +12,7 @@ from fixtures import CELLS, CHOICE, make_sliding_window, make_student, make_teac
 from ad.controls import LatentControl
 from ad.model import Triple
 from ad.policy import ContextPolicy
+from ad.recall import FrozenPolicy
 from ad.rollout import rollout
 from compression.latents import Latents
 from compression.memory import MemoryConfig
@@ -241,6 +242,40 @@ def test_resuming_after_regions_is_having_lived_through_them(kind):
         torch.testing.assert_close(resumed, recorder.logits[k * REGION_LEN], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["student", "long_context"])
+def test_a_frozen_context_is_the_recorded_one_for_ever(kind):
+    model = make_teacher(2, region_len=REGION_LEN).eval()
+    if kind == "student":
+        memory = MemoryConfig("accumulate", 2)
+        model = make_student(region_len=REGION_LEN, memory=memory).eval()
+    lived = record(ContextPolicy(model)).regions(stored={})[:2]
+    present = torch.ones(len(TASKS), 2, dtype=torch.bool)
+    recorder = record(FrozenPolicy(model, lived))
+    for k, query in enumerate(recorder.regions()):
+        found = offline(model, Triple(stack_regions(lived), present, query))
+        torch.testing.assert_close(recorder.region_logits(k), found, atol=1e-5, rtol=1e-5)
+    empty = record(FrozenPolicy(model, []))
+    for k, query in enumerate(empty.regions()):
+        found = offline(model, Triple(stack_regions(lived), ~present, query))
+        torch.testing.assert_close(empty.region_logits(k), found, atol=1e-5, rtol=1e-5)
+
+
+def test_the_noise_on_a_frozen_context_stays_too():
+    student = make_student(region_len=REGION_LEN, bottleneck="gaussian").eval()
+    lived = record(ContextPolicy(student)).regions(stored={})[:2]
+    start, shown = student.decoder.start, []
+
+    def noted(latents, state=None):
+        shown.append(latents.values)
+        return start(latents, state)
+
+    student.decoder.start = noted
+    record(FrozenPolicy(student, lived))
+    frozen = shown[2::3]  # an empty context and two regions, over and over
+    assert len(frozen) > N_REGIONS
+    assert all(torch.equal(frozen[0], other) for other in frozen)
+
+
 def read(student, latents):
     """What the decoder attends to after one region with these latents."""
     state = student.memory.start(len(latents))
@@ -262,6 +297,20 @@ def test_zeroed_latents_are_zero():
             latents = read(student, torch.zeros(len(TASKS), 2, 16)) if k else empty
             found = student.decode(query, latents)
         torch.testing.assert_close(recorder.region_logits(k), found, atol=1e-5, rtol=1e-5)
+
+
+def test_a_control_interferes_with_every_region_of_a_longer_context():
+    memory = MemoryConfig("accumulate", 2)
+    student = make_student(region_len=REGION_LEN, memory=memory).eval()
+    regions = record(ContextPolicy(student)).regions(stored={})
+    control = LatentControl(student, "zeroed", [task.index for task in TASKS])
+    shown = []
+    for given in (regions[:2], regions[2:4]):
+        policy = ContextPolicy(control)
+        policy.reset(len(TASKS), 0)
+        policy.resume(given)
+        shown.append(policy.parameters(regions[0].observations[:, 0].numpy()))
+    assert torch.equal(*shown)
 
 
 def test_no_context_latents_are_those_of_the_first_region_for_ever():

@@ -214,6 +214,36 @@ def test_a_second_evaluation_stands_beside_the_first(finished, config):
     assert written(finished / "seed_0/evaluate") == before
 
 
+def test_recall_is_measured_under_recorded_contexts(finished, config, capsys):
+    at = (f"run_dir={finished}", "evaluate.name=recall")
+    asked = "evaluate.recall_regions=[2,0]"
+    for method in ("student", "teacher", "sliding_window", "random"):
+        stage("evaluate", config, *at, asked, f"method={method}")
+    for name in ("student", "teacher", "sliding_window", *CONTROLS):
+        folder = finished / "seed_0/evaluate_recall" / name
+        metrics = json.loads((folder / "metrics.json").read_text())
+        returns = np.load(folder / "recall.npy")
+        assert returns.shape == (2, 2, 2)
+        assert [entry["region"] for entry in metrics["recall"]] == [2, 0]
+        for i, entry in enumerate(metrics["recall"]):
+            assert entry["return"] == pytest.approx(returns[..., i].mean(), abs=1e-6)
+            assert 0 <= entry["accuracy"] <= 1
+        for key in ("return", "accuracy"):
+            assert metrics[f"recall_{key}"] == metrics["recall"][0][key]
+    own, kept = (
+        np.load(finished / "seed_0/evaluate_recall" / name / "recall.npy")
+        for name in ("student", "student_no_context")
+    )
+    assert (own[..., 1] == kept[..., 1]).all()
+    assert (kept[..., 0] == kept[..., 1]).all()
+    folder = finished / "references_recall/random"
+    assert json.loads((folder / "metrics.json").read_text())["recall"] is None
+    assert not (folder / "recall.npy").exists()
+    at = (f"run_dir={finished}", "evaluate.name=longer")
+    told = refused(capsys, "evaluate", config, *at, "evaluate.recall_regions=[9]")
+    assert "contexts of 9 regions" in told
+
+
 def test_a_stage_refuses_a_method_it_is_not_for(finished, config, capsys):
     at = f"run_dir={finished}"
     assert "not for method=teacher" in refused(capsys, "distill", config, at, "method=teacher")

@@ -1,0 +1,94 @@
+"""Recall: what a context alone makes of an episode, every method being given the same one.
+
+The context is k recorded regions of a held-out task's history; then it is frozen, and an episode is
+acted under it. Shapes: n streams, L region length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ad.batches import Table
+from ad.model import InContextModel
+from ad.policy import ContextPolicy
+from base.errors import UserError
+from base.seeding import derive
+from nets.regions import REGION_FIELDS, Regions
+from tasks.family import Task
+
+
+class RecallError(UserError):
+    """Recorded histories do not hold the contexts that are asked for."""
+
+
+class FrozenPolicy(ContextPolicy):
+    """Acts after these completed regions and takes in no more.
+
+    Where an episode is longer than a region, the next region begins with the same context.
+
+    Args:
+        model: As of a `ContextPolicy`.
+        context: Completed regions (n, L, ...), oldest first; none for an empty context.
+        kwargs: Further arguments of a `ContextPolicy`.
+    """
+
+    def __init__(self, model: InContextModel, context: Sequence[Regions], **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.context = context
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.resume(self.context)
+
+    def _full(self, region: Regions) -> None:
+        self._begin()
+
+
+def recorded_regions(
+    table: Table,
+    tasks: Sequence[Task],
+    *,
+    n_regions: int,
+    n_streams: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> list[Regions]:
+    """Return the first regions of recorded histories, `n_streams` drawn of each task.
+
+    Args:
+        table: Holds histories of these tasks.
+        tasks: In the order of the streams.
+        n_regions: Regions of each; histories with fewer are not drawn.
+        n_streams: Histories of each task; where there are fewer, they repeat.
+        seed: Of the drawing.
+        device: Where the regions go.
+
+    Returns:
+        `n_regions` regions (tasks x n_streams, L, ...), oldest first.
+
+    Raises:
+        RecallError: No history of a task is so long.
+    """
+    if not n_regions:
+        return []
+    first = []
+    for task in tasks:
+        last = np.flatnonzero((table.task == task.index) & (table.region == n_regions - 1))
+        if not len(last):
+            raise RecallError(
+                f"evaluate.recall_regions asks for contexts of {n_regions} regions, but no "
+                f"recorded history of task {task.name} has so many; ask for fewer."
+            )
+        rng = np.random.default_rng(derive(seed, "recall", task.index))
+        first.append(np.resize(rng.permutation(last), n_streams) - (n_regions - 1))
+    rows = np.concatenate(first)
+    return [
+        Regions(
+            **{name: torch.from_numpy(table.columns[name][rows + k]) for name in REGION_FIELDS}
+        ).to(device)
+        for k in range(n_regions)
+    ]
