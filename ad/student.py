@@ -1,4 +1,4 @@
-"""The student, what is shipped: encoders, compressor, memory, decoder in one `PreTrainedModel`.
+"""The student, what is shipped: encoders, compressor, memory, decoder in one model.
 
 `CADStudent.from_pretrained(path)` and `save_pretrained(path)` read and write `config.json` and
 `model.safetensors`. Shapes: B batch, T steps, L region length, R regions, M latents, D width,
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from ad.saved import SavedConfig, unknown_field
 from base.errors import UserError
 from base.hashes import to_plain
 from compression.bottleneck import build_bottleneck
@@ -50,35 +50,24 @@ class StudentParts:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-class StudentConfig(PretrainedConfig):
+@dataclass
+class StudentConfig(SavedConfig):
     """What is stored in a student's `config.json`.
 
-    Args:
+    Attributes:
         observation: Observation field, `FieldSpec.to_json()`.
         action: Action field, likewise.
         region_len: L, transitions in a region.
         parts: Nested settings, `base.hashes.to_plain(StudentParts)`.
         provenance: Where the weights come from (method, split identity, task family); free form.
-        kwargs: Passed to transformers.
     """
 
     model_type = "cad-student"
-
-    def __init__(
-        self,
-        observation: dict[str, Any] | None = None,
-        action: dict[str, Any] | None = None,
-        region_len: int = 80,
-        parts: dict[str, Any] | None = None,
-        provenance: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
-        self.action = action or FieldSpec("classes", (), (2,)).to_json()
-        self.region_len = region_len
-        self.parts = parts or to_plain(StudentParts())
-        self.provenance = provenance or {}
-        super().__init__(**kwargs)
+    observation: dict[str, Any] = field(default_factory=unknown_field)
+    action: dict[str, Any] = field(default_factory=unknown_field)
+    region_len: int = 80
+    parts: dict[str, Any] = field(default_factory=lambda: to_plain(StudentParts()))
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def student_parts(self) -> StudentParts:
@@ -126,7 +115,6 @@ class CADStudent(InContextModel):
     """
 
     config_class = StudentConfig
-    base_model_prefix = "student"
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
@@ -160,7 +148,6 @@ class CADStudent(InContextModel):
             self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
-        self.post_init()
 
     @property
     def context_tokens(self) -> int:

@@ -23,7 +23,7 @@ from histories.sources import SourceJob
 from tasks.darkroom import DarkRoomFamily
 from teacher.noise_expert import NoiseConfig
 from teacher.posterior_sampling import PosteriorConfig
-from teacher.ppo import SourceConfig
+from teacher.ppo_config import SourceConfig
 from teacher.sources import SOURCES, make_sources
 
 FAMILY = DarkRoomFamily()

@@ -7,6 +7,15 @@ interrupted goes on. With --dry-run only the list of cells is shown. Output:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import SWEEP_CONFIG, run_stage
+
+    run_stage(
+        "ablate",
+        config_class=SWEEP_CONFIG,
+        flags={"dry_run": "list the cells and what is reused; run nothing"},
+    )
+
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +25,6 @@ from pathlib import Path
 from rich.console import Console
 
 from base.files import write_json, write_text
-from pipelines.cli import SWEEP_CONFIG, run_main
 from pipelines.plan import PlannedStage
 from pipelines.stages import DATA_STAGES, StageError
 from pipelines.store import StageStore
@@ -163,11 +171,3 @@ def report(sweep: Sweep) -> None:
     )
     write_sweep_comparison(sweep.root, out, options)
     console.print(f"table, figures and page: {out}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    run_main(
-        main,
-        config_class=SWEEP_CONFIG,
-        flags={"dry_run": "list the cells and what is reused; run nothing"},
-    )

@@ -6,12 +6,16 @@ A row is one region of one stream; a triple (X, q, Y) is two rows of a stream. O
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("build_triples")
+
 import time
 from pathlib import Path
 
 from histories.collection import HISTORIES_NAME
 from histories.triples import build_triples
-from pipelines.cli import run_main
 from pipelines.common import open_run
 from pipelines.config import RunConfig
 from training.run_dir import mark_done, stage_done
@@ -39,7 +43,3 @@ def main(config: RunConfig) -> None:
         rows = ", ".join(f"{part} {n}" for part, n in summary.n_rows.items())
         run.say(f"{folder}: regions of {config.region_len} transitions: {rows}")
     run.accelerator.wait_for_everyone()
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,7 +1,8 @@
 """The command line all stages share: `python -m pipelines.<stage> --config PATH key=value ...`.
 
 A stage is a function of the resolved configuration; what it does is said in its module's docstring,
-which is also its `--help`.
+which is also its `--help`. A stage's script calls `run_stage` above its imports, so that neither
+`--help` nor a mistyped command waits for torch.
 """
 
 import argparse
@@ -10,12 +11,43 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NoReturn
 
 from base.errors import UserError
 
 RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
 USER_ERROR = 2
 INTERRUPTED = 130
+
+
+def run_or_sweep(file: str) -> str:
+    """Return which configuration a file holds: only a sweep has a grid."""
+    from training.config import read_yaml
+
+    return SWEEP_CONFIG if "grid" in read_yaml(file) else RUN_CONFIG
+
+
+def run_stage(
+    name: str,
+    *,
+    config_class: str | Callable[[str], str] = RUN_CONFIG,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> NoReturn:
+    """Run the stage whose script is being run, imported under its own name once it is needed.
+
+    Args:
+        name: Of the module of `pipelines`, whose `main` is the stage.
+        config_class: See `run_main`.
+        flags: Likewise.
+
+    Raises:
+        SystemExit: Always; 0 when the stage is done, otherwise as `run_main`.
+    """
+    doc = sys.modules["__main__"].__doc__
+    stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
+    stage = importlib.import_module(f"pipelines.{name}").main
+    run_main(stage, config_class=config_class, flags=flags)
+    raise SystemExit(0)
 
 
 def run_main(
@@ -38,8 +70,9 @@ def run_main(
         SystemExit: 2 after a user's mistake, told on stderr in one paragraph; 130 after Ctrl-C.
             Any other exception is a defect and keeps its traceback.
     """
-    arguments = _parser(stage, flags).parse_intermixed_args(argv)
-    from training.config import load_config  # late, so that --help needs no torch
+    doc = sys.modules[stage.__module__].__doc__ or stage.__doc__
+    arguments = stage_parser(stage.__module__, doc, flags).parse_intermixed_args(argv)
+    from training.config import load_config  # late, so that --help is quick
 
     extra = {flag: getattr(arguments, flag) for flag in flags}
     try:
@@ -57,15 +90,13 @@ def run_main(
         raise SystemExit(INTERRUPTED) from None
 
 
-def _parser(
-    stage: Callable[..., object], flags: Mapping[str, str] = MappingProxyType({})
+def stage_parser(
+    name: str, doc: str | None, flags: Mapping[str, str] = MappingProxyType({})
 ) -> argparse.ArgumentParser:
-    module = sys.modules[stage.__module__]
-    spec = getattr(module, "__spec__", None)  # `python -m` sets __name__ to __main__, not this
-    name = spec.name if spec else stage.__module__
+    """Return the parser of a stage: its module's name and docstring, switches besides."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
-        description=inspect.cleandoc(module.__doc__ or stage.__doc__ or ""),
+        description=inspect.cleandoc(doc or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -7,6 +7,11 @@ learning_curves.csv.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("collect")
+
 import itertools
 import os
 import time
@@ -28,7 +33,6 @@ from histories.collection import (
     one_after_another,
 )
 from histories.curves import curve_table
-from pipelines.cli import run_main
 from pipelines.common import Run, open_run
 from pipelines.config import RunConfig
 from teacher.sources import make_sources
@@ -156,7 +160,3 @@ def _report(run: Run, summary: CollectSummary) -> None:
         f"{summary.n_jobs} histories in {summary.path}, {summary.n_env_steps} environment steps in "
         f"{summary.seconds:.0f} s ({rate:.0f} steps/s)"
     )
-
-
-if __name__ == "__main__":
-    run_main(main)

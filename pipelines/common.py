@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
 from ad.model import InContextModel
@@ -168,7 +167,6 @@ def open_run(config: RunConfig, stage: str) -> Run:
     if not config.run_dir:
         raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
     torch.set_num_threads(config.threads)
-    transformers_logging.disable_progress_bar()  # a bar per loaded model would drown the log
     family, split = open_tasks(config)
     accelerator = _accelerator(config)
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) not in (1, accelerator.num_processes):
@@ -207,12 +205,14 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 
 def check_models(run: Run, methods: Sequence[str]) -> None:
-    """Build methods' models without memory, so that impossible sizes are told before any work.
+    """Build methods' models, so that impossible sizes are told before any work.
+
+    Not on the meta device, for whose sake torch imports its compiler.
 
     Raises:
         UserError: One cannot be built.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         for method in methods:
             if method in TRAINED:
                 build_model(run.of(method))

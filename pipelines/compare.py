@@ -7,17 +7,20 @@ Given a sweep file it writes the report of the sweep's finished cells anew.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_or_sweep, run_stage
+
+    run_stage("compare", config_class=run_or_sweep)
+
 from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.ablate import report
-from pipelines.cli import RUN_CONFIG, SWEEP_CONFIG, run_main
 from pipelines.config import RunConfig
 from pipelines.stages import StageError, results_name
 from pipelines.sweep import SweepConfig, lay_out
 from reports.comparison import ReportOptions, write_comparison
-from training.config import read_yaml
 
 
 def main(config: RunConfig | SweepConfig, file: str = "") -> None:
@@ -26,11 +29,6 @@ def main(config: RunConfig | SweepConfig, file: str = "") -> None:
         report(lay_out(config, file))
     else:
         compare(config)
-
-
-def kind_of(file: str) -> str:
-    """Return which configuration a file holds: only a sweep has a grid."""
-    return SWEEP_CONFIG if "grid" in read_yaml(file) else RUN_CONFIG
 
 
 def compare(config: RunConfig) -> None:
@@ -52,7 +50,3 @@ def compare(config: RunConfig) -> None:
     )
     write_comparison([root, *config.compare.also], out, options=options)
     Console(highlight=False, soft_wrap=True).print(f"table and figures: {out}")
-
-
-if __name__ == "__main__":
-    run_main(main, config_class=kind_of)

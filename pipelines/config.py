@@ -22,7 +22,7 @@ from tasks.splits import NAMED_SPLITS
 from teacher.model import TeacherConfig
 from teacher.noise_expert import NoiseConfig
 from teacher.posterior_sampling import PosteriorConfig
-from teacher.ppo import SourceConfig
+from teacher.ppo_config import SourceConfig
 from training.optim import OptimConfig
 
 
@@ -211,9 +211,9 @@ class RunConfig:
             "finetune.loss.lambda_cap": self.finetune.loss.lambda_cap,
         }
         kind = self.compressor.bottleneck
-        limited = [name for name, b in BOTTLENECKS.items() if bottleneck_class(b).has_capacity]
         for key, weight in weights.items():
             if weight > 0 and not bottleneck_class(kind).has_capacity:
+                limited = [n for n, b in BOTTLENECKS.items() if bottleneck_class(b).has_capacity]
                 raise ValueError(
                     f"{key} is {weight}, but compressor.bottleneck={kind} has no capacity for it "
                     f"to act on; set it to 0, or take one that has ({', '.join(limited)})"

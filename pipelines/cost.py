@@ -6,6 +6,11 @@ trained or collected before. Output: <run_dir>/cost/cost.csv, which `pipelines.c
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("cost")
+
 import csv
 import time
 from collections.abc import Iterator
@@ -14,7 +19,6 @@ from dataclasses import astuple, fields, replace
 import torch
 
 from base.files import atomic_file
-from pipelines.cli import run_main
 from pipelines.common import Run, open_run
 from pipelines.config import RunConfig
 from pipelines.models import build_model, policy_of
@@ -63,7 +67,3 @@ def _measure(run: Run) -> Iterator[Row]:
             cost = acting_cost(policy, run.family, history_regions=regions, n_streams=N_STREAMS)
             run.say(f"{method}, history of {regions}: {cost.ms_per_action:.2f} ms per action")
             yield method, regions, cost
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -10,37 +10,9 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
-import torch
-from rich.console import Console
-from transformers.utils import logging as transformers_logging
-
-from ad.policy import ContextPolicy
-from ad.student import CADStudent
 from base.errors import UserError
-from nets.spaces import FieldSpec
 from pipelines.cli import INTERRUPTED, USER_ERROR
-from probes.traces import (
-    Episode,
-    cells_of,
-    draws_pictures,
-    goal_cells,
-    play,
-    shown_episodes,
-)
-from reports.film import captioned, write_gif
-from reports.terminal import LEGEND, bar, beside, room
-from tasks.family import Task, TaskFamily, load_family
-from tasks.splits import SplitError, make_split
-
-BAR_WIDTH = 40
-REST = 6  # frames a film stands still after an episode
-
-
-class DemoError(UserError):
-    """A demonstration that cannot be given."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: 2 after a user's mistake, told in one sentence.
     """
     arguments = parser().parse_args(argv)
+    from pipelines.demonstration import demonstrate  # late, so that --help is quick
+
     try:
-        demonstrate(arguments, Console(highlight=False, soft_wrap=True))
+        demonstrate(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(USER_ERROR) from None
@@ -78,137 +52,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0, help="of the sampled actions")
     found.add_argument("--gif", default="runs/demo/demo.gif", metavar="FILE")
     return found
-
-
-def demonstrate(arguments: argparse.Namespace, console: Console) -> None:
-    """Act, and show it on a console."""
-    if arguments.episodes < 1:
-        raise DemoError(f"--episodes is {arguments.episodes}, expected at least 1.")
-    torch.set_num_threads(1)
-    student = load_shipped(Path(arguments.model))
-    family = family_of(student)
-    tasks = held_out_tasks(student, family)
-    task = min(tasks, key=lambda task: family.optimal_return(task) or 0.0)
-    if arguments.task is not None:
-        if not 1 <= arguments.task <= len(tasks):
-            raise DemoError(
-                f"--task is {arguments.task}, expected 1 ... {len(tasks)}, all held out."
-            )
-        task = tasks[arguments.task - 1]
-    temperature = student.config.provenance.get("temperature", 1.0)  # what it was judged at
-    best, region_len = family.optimal_return(task), student.region_len
-    console.print(
-        f"{family.name}, {task.name}: held out in training. Weights frozen, actions\nsampled at "
-        f"temperature {temperature:g}; context: {student.n_latents} latents of each of the last "
-        f"{student.n_context_regions} x {region_len} steps,\nand the steps since.\n"
-        f"random return {family.random_return(task):.2f}"
-        + ("" if best is None else f", best possible {best:g}")
-        + "\n"
-    )
-    shown = shown_episodes(arguments.episodes)
-    pictures = draws_pictures(family)
-    kept: list[Episode] = []
-    highest = best
-    for episode in play(
-        ContextPolicy(student, temperature=temperature),
-        family,
-        task,
-        n_episodes=arguments.episodes,
-        seed=arguments.seed,
-        shown=shown if pictures else (),
-    ):
-        highest = max(highest or 1.0, episode.total)
-        line = bar(episode.total, best or highest, BAR_WIDTH)
-        console.print(f"episode {episode.number:3d} │{line}│ {episode.total:g}", markup=False)
-        if episode.number in shown:
-            kept.append(episode)
-    for line in paths(kept, family, task, student):
-        console.print(line, markup=False)
-    if pictures:
-        write_gif(Path(arguments.gif), film(kept))
-        console.print(f"\nfilm: {arguments.gif}")
-
-
-def load_shipped(folder: Path) -> CADStudent:
-    """Load a student by `from_pretrained`, on the CPU.
-
-    Raises:
-        DemoError: There is none, or it is damaged.
-    """
-    missing = [n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()]
-    if missing:
-        raise DemoError(
-            f"{folder} holds no shipped student ({' and '.join(missing)} missing); give its folder "
-            "with --model, or ship one with pipelines.ship."
-        )
-    transformers_logging.disable_progress_bar()
-    try:
-        return CADStudent.from_pretrained(str(folder), local_files_only=True).eval()
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DemoError(f"{folder} cannot be loaded ({reason}).") from error
-
-
-def family_of(student: CADStudent) -> TaskFamily:
-    """Build the family a student was trained on, from its provenance."""
-    provenance = student.config.provenance
-    if "family" not in provenance:
-        raise DemoError("the model's config.json names no family in its provenance; ship it again.")
-    return load_family(provenance["family"], provenance.get("family_kwargs"))
-
-
-def held_out_tasks(student: CADStudent, family: TaskFamily) -> list[Task]:
-    """Return the test tasks of the split a student was trained on.
-
-    Raises:
-        DemoError: Its provenance does not tell them.
-    """
-    provenance, tasks = student.config.provenance, family.tasks()
-    settings = provenance.get("split_settings")
-    try:
-        if settings is None:  # the test tasks of a named split are known by its name
-            name = provenance.get("split")
-            split = make_split(tasks, seed=0, n_validation=0, named=name or "none")
-        else:
-            split = make_split(tasks, **settings)
-            if split.identity != provenance.get("split_identity"):
-                raise SplitError("they make another split than the one it was trained on")
-    except SplitError as error:
-        raise DemoError(
-            f"the model's config.json does not tell its held-out tasks ({error}); ship it again."
-        ) from error
-    return [tasks[i] for i in split.test]
-
-
-def paths(
-    episodes: Sequence[Episode], family: TaskFamily, task: Task, student: CADStudent
-) -> list[str]:
-    """Draw episodes as paths over the grid; nothing unless observations are cells of one."""
-    spec = FieldSpec.from_json(student.config.observation)
-    if len(spec.n_classes) != 2:
-        return []
-    goals = goal_cells(family.tasks(), spec)
-    goal = None if goals is None else np.unravel_index(goals[task.index], spec.n_classes)
-    blocks = {}
-    for episode in episodes:
-        cells = cells_of(episode.observations, spec)
-        path = np.stack(np.unravel_index(np.asarray(cells), spec.n_classes), axis=-1)
-        name = f"ep. {episode.number}: {episode.total:g}"
-        blocks[name] = room(path, spec.n_classes, None if goal is None else [int(g) for g in goal])
-    return ["", LEGEND, "", *beside(blocks)]
-
-
-def film(episodes: Sequence[Episode]) -> list[np.ndarray]:
-    """Frames of episodes one after the other, each under its number and its return so far."""
-    frames = []
-    for episode in episodes:
-        so_far = [0.0, *np.cumsum(episode.rewards)]
-        frames += [
-            captioned([(f"episode {episode.number}: return {total:g}", picture)])
-            for total, picture in zip(so_far, episode.frames, strict=True)
-        ]
-        frames += [frames[-1]] * REST
-    return frames
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ import yaml
 from base.errors import UserError
 from base.ranges import describe_range, describe_type
 from pipelines.cli import USER_ERROR
-from pipelines.config import RunConfig
-from pipelines.sweep import SweepConfig
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 HEADER = ("key", "type", "range", "default", "meaning")
@@ -93,6 +91,9 @@ def tables() -> str:
 
 def _classes() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(title, dataclass, its instances by dotted key) in the order in which a run has them."""
+    from pipelines.config import RunConfig  # late, so that --help is quick
+    from pipelines.sweep import SweepConfig
+
     yield "The top level", RunConfig, {}
     together: dict[type, dict[str, Any]] = {}
     for name, section in _sections(RunConfig()):

@@ -6,9 +6,13 @@ A compressor without pretraining learns along. Output: <run_dir>/seed_<n>/<metho
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("distill")
+
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.cli import run_main
 from pipelines.common import Run, fit_statistics, open_run
 from pipelines.config import DistillConfig, FinetuneConfig, RunConfig
 from pipelines.fitting import Training, train
@@ -44,7 +48,3 @@ def action_objective(
     """Return L_AD (or L_joint) of a model, with the teacher where the loss needs it."""
     teacher = load_teacher(run) if stage.loss.beta > 0 else None
     return ActionObjective(model, stage.loss, teacher, freeze_compressor=freeze)
-
-
-if __name__ == "__main__":
-    run_main(main)

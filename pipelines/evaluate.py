@@ -8,6 +8,11 @@ recall is measured, in <run_dir>/seed_<n>/evaluate/<method>/ and <run_dir>/refer
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("evaluate")
+
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +28,6 @@ from ad.recall import recorded_regions
 from base.files import write_json, write_npy
 from base.hashes import config_hash
 from base.seeding import derive
-from pipelines.cli import run_main
 from pipelines.common import Run, open_run, source
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, Method
@@ -253,7 +257,3 @@ def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
         model.n_acting_parameters,
     )
     return dict(zip(CONTEXT_FACTS, values, strict=True))
-
-
-if __name__ == "__main__":
-    run_main(main)

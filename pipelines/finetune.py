@@ -6,9 +6,13 @@ The compressor learns at a smaller rate, `finetune.compressor_lr_ratio`. Output:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("finetune")
+
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.cli import run_main
 from pipelines.common import open_run
 from pipelines.config import RunConfig
 from pipelines.distill import action_objective
@@ -38,7 +42,3 @@ def main(config: RunConfig) -> None:
             validate_first=stage.keep_start,
         ),
     )
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -6,6 +6,11 @@ loss on regions of validation tasks. Output: <run_dir>/seed_<n>/<method>/pretrai
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("pretrain_compressor")
+
 from collections.abc import Callable
 
 import torch
@@ -13,7 +18,6 @@ import torch
 from ad.objectives import PretrainObjective
 from ad.student import CADStudent
 from compression.compressor import compressor_class
-from pipelines.cli import run_main
 from pipelines.common import Run, fit_statistics, open_run, source
 from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
@@ -56,7 +60,3 @@ def _reconstruction_validation(run: Run, model: CADStudent) -> Callable[[], dict
         return {"score": -scores["rec_loss"], **scores}
 
     return validate
-
-
-if __name__ == "__main__":
-    run_main(main)

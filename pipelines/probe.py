@@ -7,6 +7,11 @@ Looking again overwrites. docs/probing.md says what each number means.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("probe")
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,6 @@ from ad.policy import Policy
 from ad.student import CADStudent
 from base.files import write_json
 from base.seeding import derive
-from pipelines.cli import run_main
 from pipelines.common import Run, open_run, source
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, through
@@ -280,7 +284,3 @@ def _swap_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         table.add_row(row["latents"], *(f"{row[column]:.0%}" for column in columns))
     return table
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -7,13 +7,17 @@ turn.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("run")
+
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from pipelines.cli import run_main
 from pipelines.common import open_run
 from pipelines.config import RunConfig
 from pipelines.plan import PlannedStage, plan
@@ -62,7 +66,3 @@ def _n_workers(config: RunConfig) -> int:
     if torch.cuda.is_available():
         return 1  # stages share the one GPU better in turn
     return os.cpu_count() or 1
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -7,6 +7,11 @@ good on which held-out tasks, how to load it) and config.yaml, the configuration
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("ship")
+
 import csv
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +23,6 @@ import numpy as np
 from ad.evaluate import normalized
 from ad.student import CADStudent
 from base.files import atomic_dir
-from pipelines.cli import run_main
 from pipelines.common import Run, open_run, split_settings
 from pipelines.config import RunConfig
 from pipelines.methods import through
@@ -116,7 +120,6 @@ def model_card(
     latents, length = student.compressor.n_latents, student.region_len
     git = f" (code {provenance['git_sha'][:12]})" if provenance.get("git_sha") else ""
     return f"""---
-library_name: transformers
 license: mit
 tags: [in-context-reinforcement-learning, algorithm-distillation]
 ---
@@ -202,7 +205,3 @@ def _number(value: str | int | float) -> str:
     except ValueError:  # the kind of interval
         return str(value)
     return f"{number:,.0f}" if number == round(number) else f"{number:.3f}"
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -6,10 +6,14 @@ in-context rollouts on validation tasks. Output: <run_dir>/seed_<n>/{teacher,lon
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # above the imports, so that --help waits for none of them
+    from pipelines.cli import run_stage
+
+    run_stage("train_teacher")
+
 from dataclasses import replace
 
 from ad.model import InContextModel
-from pipelines.cli import run_main
 from pipelines.common import fit_statistics, open_run
 from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
@@ -34,7 +38,3 @@ def main(config: RunConfig) -> None:
         return RawContextObjective(model, smoothing, weights), model, []
 
     train(run, Training("train_teacher", build))
-
-
-if __name__ == "__main__":
-    run_main(main)

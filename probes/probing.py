@@ -17,9 +17,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import r2_score, roc_auc_score
-from sklearn.preprocessing import StandardScaler
 
 from ad.batches import TripleSource
 from ad.student import CADStudent
@@ -338,6 +335,8 @@ def probe(
     """
     if min(len(y[FIT]), len(y[CHOOSE])) < MIN_CASES:
         return None
+    from sklearn.preprocessing import StandardScaler  # late: it takes seconds
+
     scaler = StandardScaler().fit(x[FIT].astype(np.float64))
     scaled = {name: np.asarray(scaler.transform(v)) if len(v) else v for name, v in x.items()}
     if kind != "classes":
@@ -348,6 +347,8 @@ def probe(
 
 def _classes(x: Mapping[Key, np.ndarray], y: Mapping[Key, np.ndarray]) -> dict[Key, np.ndarray]:
     """Predict one axis (N,) of classes in every set by logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
     if len(np.unique(y[FIT])) == 1:
         return {name: np.full(len(values), y[FIT][0]) for name, values in y.items()}
     models = [
@@ -359,6 +360,8 @@ def _classes(x: Mapping[Key, np.ndarray], y: Mapping[Key, np.ndarray]) -> dict[K
 
 def _numbers(x: Mapping[Key, np.ndarray], y: Mapping[Key, np.ndarray]) -> dict[Key, np.ndarray]:
     """Predict numbers (N, A) in every set by ridge regression."""
+    from sklearn.linear_model import Ridge
+
     models = [Ridge(alpha=alpha).fit(x[FIT], y[FIT]) for alpha in ALPHAS]
 
     def error(model: Ridge) -> float:
@@ -375,6 +378,8 @@ def score(kind: str, truth: np.ndarray, predicted: np.ndarray) -> float | None:
 
     Cells count where at least `MIN_CASES` regions visited them and as many did not.
     """
+    from sklearn.metrics import r2_score, roc_auc_score
+
     if len(truth) < 2:
         return None
     if kind == "classes":

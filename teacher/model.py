@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
 from ad.objectives import auxiliary_loss, masked_mean
+from ad.saved import SavedConfig, unknown_field
 from base.errors import UserError
 from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
@@ -59,28 +59,17 @@ class TeacherConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-class TeacherModelConfig(PretrainedConfig):
+@dataclass
+class TeacherModelConfig(SavedConfig):
     """What is stored in a teacher's `config.json`; fields as in `ad.student.StudentConfig`."""
 
     model_type = "cad-teacher"
-
-    def __init__(
-        self,
-        observation: dict[str, Any] | None = None,
-        action: dict[str, Any] | None = None,
-        region_len: int = 80,
-        model: dict[str, Any] | None = None,
-        teacher: dict[str, Any] | None = None,
-        provenance: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
-        self.action = action or FieldSpec("classes", (), (2,)).to_json()
-        self.region_len = region_len
-        self.model = model or asdict(ModelConfig())
-        self.teacher = teacher or asdict(TeacherConfig())
-        self.provenance = provenance or {}
-        super().__init__(**kwargs)
+    observation: dict[str, Any] = field(default_factory=unknown_field)
+    action: dict[str, Any] = field(default_factory=unknown_field)
+    region_len: int = 80
+    model: dict[str, Any] = field(default_factory=lambda: asdict(ModelConfig()))
+    teacher: dict[str, Any] = field(default_factory=lambda: asdict(TeacherConfig()))
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -105,7 +94,6 @@ class TeacherModel(InContextModel):
     """A causal transformer over raw regions and markers."""
 
     config_class = TeacherModelConfig
-    base_model_prefix = "teacher"
 
     def __init__(self, config: TeacherModelConfig) -> None:
         super().__init__(config)
@@ -130,7 +118,6 @@ class TeacherModel(InContextModel):
         self.action_head = nn.Linear(width, self.actions.n_parameters)
         self.token_type_head = nn.Linear(width, 3)
         nn.init.normal_(self.token_types.weight, std=width**-0.5)
-        self.post_init()
 
     @property
     def context_tokens(self) -> int:

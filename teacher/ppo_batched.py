@@ -18,7 +18,7 @@ from torch import Tensor
 from histories.schema import History
 from histories.sources import SourceError, SourceJob
 from teacher.playing import play
-from teacher.ppo import SourceConfig
+from teacher.ppo_config import SourceConfig
 
 VALUE_WEIGHT, MAX_GRAD_NORM, ADAM_EPSILON = 0.5, 0.5, 1e-5  # as stable-baselines3's
 

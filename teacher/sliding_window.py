@@ -46,7 +46,6 @@ class SlidingWindow(InContextModel):
     """A causal transformer over the last W raw steps, W being `teacher.kwargs.window`."""
 
     config_class = TeacherModelConfig
-    base_model_prefix = "sliding_window"
     max_stride = 1  # the steps of a window are consecutive
 
     def __init__(self, config: TeacherModelConfig) -> None:
@@ -70,7 +69,6 @@ class SlidingWindow(InContextModel):
         self.positions = nn.Parameter(torch.randn(self.window, width) * width**-0.5)
         self.layers = Transformer(width, model.n_heads, settings.n_layers, dropout=settings.dropout)
         self.action_head = nn.Linear(width, self.actions.n_parameters)
-        self.post_init()
 
     @property
     def context_tokens(self) -> int:

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 from test_stages import CONFIG
 
-from pipelines.cli import SWEEP_CONFIG, run_main
+from pipelines.cli import SWEEP_CONFIG, run_main, run_or_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ def test_a_sweep_may_be_compared_again(workplace, capsys):
     compare = import_module("pipelines.compare")
     page = workplace / "sweep/report/report.html"
     page.unlink()
-    run_main(compare.main, ["--config", "sweep.yaml"], config_class=compare.kind_of)
+    run_main(compare.main, ["--config", "sweep.yaml"], config_class=run_or_sweep)
     assert page.is_file()
 
 

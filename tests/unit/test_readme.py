@@ -25,9 +25,8 @@ from histories.schema import check_history
 from histories.sources import SourceJob
 from histories.triples import build_triples
 from nets.regions import Steps
-from pipelines.cli import SWEEP_CONFIG, _parser
+from pipelines.cli import SWEEP_CONFIG, run_or_sweep, stage_parser
 from pipelines.common import Run, check_models, open_tasks
-from pipelines.compare import kind_of
 from pipelines.config import RunConfig
 from pipelines.demo import parser as demo_parser
 from pipelines.models import build_model
@@ -42,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "LOG.md"]
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "docs/LOG.md", "docs/results/README.md")]
-STAGE_CALL = re.compile(r"^    run_main\(\s*main\b", re.MULTILINE)
+STAGE_CALL = re.compile(r"^    run_stage\(\s*\"(\w+)\"", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -139,7 +138,7 @@ def test_python_snippet_runs(snippet: Snippet, there: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=name_of)
 def test_yaml_snippet_makes_a_run(snippet: Snippet, there: Path):
     assert snippet.saved_as, f"{name_of(snippet)} does not say which file it is"
-    if kind_of(snippet.saved_as) == SWEEP_CONFIG:
+    if run_or_sweep(snippet.saved_as) == SWEEP_CONFIG:
         lay_out(load_config(SweepConfig, snippet.saved_as), snippet.saved_as)
         return
     check_run(load_config(RunConfig, there / snippet.saved_as))
@@ -166,10 +165,15 @@ def test_command_parses(command: str, there: Path):
     if given.training_script == "pipelines.demo":  # knows no run, and no configuration
         demo_parser().parse_args(given.training_script_args)
         return
-    assert STAGE_CALL.search(Path(str(spec.origin)).read_text())
+    path = Path(str(spec.origin))
+    called = STAGE_CALL.search(path.read_text())
+    assert called
+    assert called.group(1) == path.stem
     flags = {"dry_run": ""} if given.training_script == "pipelines.ablate" else {}
-    stage = _parser(commands, flags).parse_intermixed_args(given.training_script_args)
-    if kind_of(stage.config) == SWEEP_CONFIG:
+    stage = stage_parser(given.training_script, None, flags).parse_intermixed_args(
+        given.training_script_args
+    )
+    if run_or_sweep(stage.config) == SWEEP_CONFIG:
         assert given.training_script in ("pipelines.ablate", "pipelines.compare")
         lay_out(load_config(SweepConfig, stage.config, stage.overrides), stage.config)
         return

@@ -14,8 +14,9 @@ from tasks.darkroom import MOVES, DarkRoomFamily
 from tasks.gymnasium_family import GymnasiumFamily
 from teacher.noise_expert import NoiseConfig, noise_expert
 from teacher.posterior_sampling import PosteriorConfig, posterior_sampling
-from teacher.ppo import SourceConfig, ppo
+from teacher.ppo import ppo
 from teacher.ppo_batched import _advantages, _Learner, ppo_batched
+from teacher.ppo_config import SourceConfig
 from teacher.sources import SOURCES, make_sources
 
 SECTIONS = {
