@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +35,15 @@ class ModelConfig:
     Attributes:
         d_model: Width D of tokens and latents.
         n_heads: Attention heads; must divide d_model.
+        init: `independent` weights, or `matched` ones, with which attention finds equal contents
+            from the first update on (`nets.matching`).
+        previous_observation: Whether a step token also holds the observation before.
     """
 
     d_model: Annotated[int, AtLeast(2)] = 64
     n_heads: Annotated[int, AtLeast(1)] = 4
+    init: Literal["independent", "matched"] = "independent"
+    previous_observation: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can be built with."""

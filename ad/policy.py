@@ -128,9 +128,9 @@ class ContextPolicy:
         self.buffer: dict[str, Tensor] = {}
         spec = self.model.actions.spec
         kind = torch.long if spec.kind == "classes" else torch.float32
-        self._no_action = torch.zeros((n, 1, *spec.shape), dtype=kind, device=self.device)
-        self._no_reward = torch.zeros(n, 1, device=self.device)
         self._start = torch.ones(n, 1, dtype=torch.bool, device=self.device)
+        no_action = torch.zeros((n, 1, *spec.shape), dtype=kind, device=self.device)
+        self._nothing = (None, no_action, torch.zeros(n, 1, device=self.device), self._start)
         self._pending: list[np.ndarray] = []
         self._begin()
 
@@ -144,9 +144,11 @@ class ContextPolicy:
         """Return the action parameters (n, P) at these observations; the state goes one step on."""
         (observed,) = self._transfer(np.asarray(observations))
         self._write("observations", observed)
-        actions, rewards, starts = self._before
+        now = observed[:, None]
+        previous, actions, rewards, starts = self._before
         first = self._first[0] if self.t == 0 else self._first[1]
-        steps = Steps(observed[:, None], actions, rewards, starts, first)
+        known = now if previous is None else previous
+        steps = Steps(now, known, actions, rewards, starts, first)
         return self.model.step(steps, self.state)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -198,7 +200,8 @@ class ContextPolicy:
             for name, value in zip(names, values, strict=True):
                 self._write(name, value, time)
             ended = (terminated | truncated)[:, None]
-            self._before = (self.buffer["actions"][:, time, None], rewards.float()[:, None], ended)
+            acted = (self.buffer[name][:, time, None] for name in ("observations", "actions"))
+            self._before = (*acted, rewards.float()[:, None], ended)
             self._pending = []
         return moved[len(moved) - len(observations) :]
 
@@ -220,7 +223,7 @@ class ContextPolicy:
 
     def _begin(self) -> None:
         self.n_closed = 0
-        self._before = (self._no_action, self._no_reward, self._start)
+        self._before = self._nothing
         self.state = self.model.start(self.n)
 
     def _full(self, region: Regions) -> None:
@@ -232,7 +235,7 @@ class ContextPolicy:
             torch.manual_seed(derive(self.seed, "border", self.n_closed))
             self.state = close(region, self.state)
         self.n_closed += 1
-        self._before = (self._no_action, self._no_reward, self._start)
+        self._before = self._nothing
 
     def _write(self, name: str, values: Tensor, time: int | None = None) -> None:
         if name not in self.buffer:

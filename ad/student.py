@@ -30,6 +30,7 @@ from compression.reconstruction import (
 )
 from nets.actions import ActionDistribution
 from nets.embeddings import RawFeatures, StepEncoder, TransitionEncoder
+from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
@@ -143,9 +144,19 @@ class CADStudent(InContextModel):
                 observation, action, parts.reconstruction, n_latents=n_latents, **sizes
             )
         with seeded_part("step_encoder"):
-            self.step_encoder = StepEncoder(observation, action, width)
+            self.step_encoder = StepEncoder(
+                observation,
+                action,
+                width,
+                previous_observation=parts.model.previous_observation,
+            )
         with seeded_part("decoder"):
             self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
+        if parts.model.init == "matched":
+            match_tokens(self.step_encoder, self.transition_encoder)
+            for name in ("compressor", "bottleneck", "memory", "reconstruction", "decoder"):
+                with seeded_part(f"matched {name}"):
+                    match(getattr(self, name))
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
 

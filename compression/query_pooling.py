@@ -58,6 +58,10 @@ class QueryPooling(Compressor):
             cross_attention=True,
         )
 
+    def match(self) -> None:
+        """Tell the latent queries apart from the start: each finds contents of its own."""
+        nn.init.normal_(self.latent_queries)
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D) to latents (B, M, D)."""
         pooled = self.pooling(

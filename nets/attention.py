@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,6 +58,10 @@ class SelfAttention(nn.Module):
         self.n_heads = n_heads
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
+
+    def match(self) -> None:
+        """Draw queries and keys as one projection (`nets.matching`)."""
+        _match(self.qkv, self.qkv, self.n_heads)
 
     def new_cache(self, batch: int, length: int) -> KeyValueCache:
         """Return an empty cache for `batch` sequences of at most `length` steps."""
@@ -112,6 +117,10 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(d_model, 2 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
+    def match(self) -> None:
+        """Draw queries and keys as one projection (`nets.matching`)."""
+        _match(self.q, self.kv, self.n_heads)
+
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values (B, H, M, K) of a memory (B, M, D)."""
         batch, length, width = memory.shape
@@ -150,3 +159,20 @@ class CrossAttention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
         return scores.softmax(-1)
+
+
+@torch.no_grad()
+def _match(queries: nn.Linear, keys: nn.Linear, n_heads: int) -> None:
+    """Give queries and keys one projection, orthonormal within a head, and no bias.
+
+    Queries are the first D outputs of `queries`; keys those of `keys`, or the second D where both
+    are one layer. A normalised x then scores about sqrt(K) with itself and less with others.
+    """
+    width = queries.in_features
+    heads = torch.empty(n_heads, width // n_heads, width, device=queries.weight.device)
+    for head in heads:
+        nn.init.orthogonal_(head)
+    offset = width if queries is keys else 0
+    for layer, first in ((queries, 0), (keys, offset)):
+        layer.weight[first : first + width] = heads.flatten(0, 1)
+        layer.bias[first : first + width] = 0

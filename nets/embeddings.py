@@ -2,7 +2,8 @@
 
 Two tokenisations (one token a step in both): `TransitionEncoder` for completed transitions
 (s, a, r, s', flags), what a compressor reads; `StepEncoder` for acting steps (s_t, a_{t-1},
-r_{t-1}, episode start), at which a_t is predicted. Shapes: B batch, T steps, D width.
+r_{t-1}, episode start, on request s_{t-1}), at which a_t is predicted. Shapes: B batch, T steps,
+D width.
 """
 
 from __future__ import annotations
@@ -98,18 +99,36 @@ class StepEncoder(nn.Module):
     At the first step of a region there is no action before it: its encoding is left out. The same
     holds offline and while acting, so nothing but the latents carries anything over a region's
     border.
+
+    Args:
+        observation: Observation field.
+        action: Action field.
+        d_model: Width D.
+        previous_observation: Whether a token also holds s_{t-1}. What an observation led to then
+            stands in one token; without it, in two neighbouring ones.
     """
 
-    def __init__(self, observation: FieldSpec, action: FieldSpec, d_model: int) -> None:
+    def __init__(
+        self,
+        observation: FieldSpec,
+        action: FieldSpec,
+        d_model: int,
+        *,
+        previous_observation: bool = False,
+    ) -> None:
         super().__init__()
         self.observation = FieldEncoder(observation, d_model)
         self.action = FieldEncoder(action, d_model)
         self.scalars = nn.Linear(2, d_model)  # reward before, episode start
+        self.before = FieldEncoder(observation, d_model) if previous_observation else None
 
     def forward(self, steps: Steps) -> Tensor:
-        """Return tokens (B, T, D): step t sees s_t, a_{t-1} and r_{t-1}."""
+        """Return tokens (B, T, D): step t sees s_t, a_{t-1}, r_{t-1} and on request s_{t-1}."""
         known = (~steps.first).to(steps.previous_rewards.dtype)[:, None]
-        before = self.action(steps.previous_actions) * known
+        before = self.action(steps.previous_actions)
+        if self.before is not None:
+            before = before + self.before(steps.previous_observations)
+        before = before * known
         scalars = torch.stack([steps.previous_rewards, steps.starts.float()], dim=-1)
         return self.observation(steps.observations) + before + self.scalars(scalars)
 

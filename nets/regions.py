@@ -75,6 +75,7 @@ class Steps:
 
     Attributes:
         observations: (B, T, ...) s_t.
+        previous_observations: (B, T, ...) s_{t-1}; not read where `first`.
         previous_actions: (B, T, ...) a_{t-1}; not read where `first`.
         previous_rewards: (B, T) float r_{t-1}, 0 where `first`.
         starts: (B, T) bool, an episode starts here; True where `first`.
@@ -82,6 +83,7 @@ class Steps:
     """
 
     observations: Tensor
+    previous_observations: Tensor
     previous_actions: Tensor
     previous_rewards: Tensor
     starts: Tensor
@@ -93,6 +95,7 @@ class Steps:
         n_steps = regions.mask.shape[1]
         return cls(
             observations=regions.observations,
+            previous_observations=regions.observations.roll(1, dims=1),
             previous_actions=regions.actions.roll(1, dims=1),
             previous_rewards=F.pad(regions.rewards[:, :-1], (1, 0)),
             starts=F.pad(regions.ended[:, :-1], (1, 0), value=True),

@@ -88,6 +88,7 @@ class FieldScaling(nn.Module):
         return replace(
             steps,
             observations=self._scaled("observations", steps.observations),
+            previous_observations=self._scaled("observations", steps.previous_observations),
             previous_actions=self._scaled("actions", steps.previous_actions),
             previous_rewards=self._scaled("rewards", steps.previous_rewards),
         )

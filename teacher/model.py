@@ -25,6 +25,7 @@ from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
 from nets.embeddings import StepEncoder, TransitionEncoder
+from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps, stack_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
@@ -109,7 +110,12 @@ class TeacherModel(InContextModel):
         with seeded_part("transition_encoder"):
             self.transition_encoder = TransitionEncoder(observation, action, width)
         with seeded_part("step_encoder"):
-            self.step_encoder = StepEncoder(observation, action, width)
+            self.step_encoder = StepEncoder(
+                observation,
+                action,
+                width,
+                previous_observation=model.previous_observation,
+            )
         self.token_types = nn.Embedding(3, width)
         self.no_context = nn.Parameter(torch.randn(width) * 0.02)
         self.sequence_len = settings.n_context_regions * (region + 2) + 1 + region
@@ -118,6 +124,10 @@ class TeacherModel(InContextModel):
         self.action_head = nn.Linear(width, self.actions.n_parameters)
         self.token_type_head = nn.Linear(width, 3)
         nn.init.normal_(self.token_types.weight, std=width**-0.5)
+        if model.init == "matched":
+            match_tokens(self.step_encoder, self.transition_encoder)
+            with seeded_part("matched layers"):
+                match(self.layers)
 
     @property
     def context_tokens(self) -> int:

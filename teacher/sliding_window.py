@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
 from nets.actions import ActionDistribution
 from nets.embeddings import StepEncoder
+from nets.matching import match
 from nets.regions import Regions, Steps, join_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
@@ -28,12 +29,12 @@ class WindowState:
 
     Attributes:
         steps: Fields (n, at most W, ...), None before the first.
-        before: Action, reward and end (n, 1, ...) right before the next step, where a region has
-            just ended; None elsewhere.
+        before: Observation, action, reward and end (n, 1, ...) right before the next step, where a
+            region has just ended; None elsewhere.
     """
 
     steps: Steps | None = None
-    before: tuple[Tensor, Tensor, Tensor] | None = None
+    before: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -65,10 +66,21 @@ class SlidingWindow(InContextModel):
         self.actions = ActionDistribution(action)
         self.scaling = FieldScaling(observation, action)
         with seeded_part("step_encoder"):
-            self.step_encoder = StepEncoder(observation, action, width)
+            self.step_encoder = StepEncoder(
+                observation,
+                action,
+                width,
+                previous_observation=model.previous_observation,
+            )
         self.positions = nn.Parameter(torch.randn(self.window, width) * width**-0.5)
         self.layers = Transformer(width, model.n_heads, settings.n_layers, dropout=settings.dropout)
         self.action_head = nn.Linear(width, self.actions.n_parameters)
+        if model.init == "matched":
+            if self.step_encoder.before is not None:
+                tables = self.step_encoder.observation.state_dict()
+                self.step_encoder.before.load_state_dict(tables)
+            with seeded_part("matched layers"):
+                match(self.layers)
 
     @property
     def context_tokens(self) -> int:
@@ -117,9 +129,14 @@ class SlidingWindow(InContextModel):
     def step(self, steps: Steps, state: WindowState) -> Tensor:
         """Return action parameters (n, P) for the next step, from the last W of them."""
         if state.before is not None:  # the region before ends, the window goes on
-            actions, rewards, ended = state.before
+            observations, actions, rewards, ended = state.before
             steps = Steps(
-                steps.observations, actions, rewards, ended, torch.zeros_like(steps.first)
+                steps.observations,
+                observations,
+                actions,
+                rewards,
+                ended,
+                torch.zeros_like(steps.first),
             )
             state.before = None
         if state.steps is not None:
@@ -135,8 +152,9 @@ class SlidingWindow(InContextModel):
 
     def border(self, region: Regions, state: WindowState) -> WindowState:
         """Nothing ends: take note of what was before the next step."""
-        last = (region.actions[:, -1:], region.rewards[:, -1:], region.ended[:, -1:])
-        return WindowState(state.steps, last)
+        last = region.map(lambda field: field[:, -1:])
+        before = (last.observations, last.actions, last.rewards, last.ended)
+        return WindowState(state.steps, before)
 
     def _hidden(self, steps: Steps) -> Tensor:
         x = self.step_encoder(self.scaling.steps(steps))
@@ -148,6 +166,7 @@ def _from_nothing(steps: Steps) -> Steps:
     first = torch.arange(len(steps.first), device=steps.first.device) == 0
     return Steps(
         steps.observations,
+        steps.previous_observations,
         steps.previous_actions,
         steps.previous_rewards * ~first,
         steps.starts | first,

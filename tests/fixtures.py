@@ -87,13 +87,14 @@ def make_student(
     dropout: float = 0.0,
     seed: int = 0,
     memory: MemoryConfig | None = None,
+    model: dict | None = None,
     **compressor,
 ) -> CADStudent:
     """A student of one or two layers, in training mode as built."""
     torch.manual_seed(seed)
     settings = {"n_latents": 2, "n_layers": 1, "dropout": dropout, **compressor}
     parts = StudentParts(
-        ModelConfig(width, HEADS),
+        ModelConfig(width, HEADS, **(model or {})),
         CompressorConfig(kind=kind, **settings),
         memory or MemoryConfig(),
         ReconstructionConfig(),
@@ -104,27 +105,35 @@ def make_student(
 
 
 def make_teacher(
-    n_context_regions: int = 1, *, region_len: int = REGION_LEN, seed: int = 0
+    n_context_regions: int = 1,
+    *,
+    region_len: int = REGION_LEN,
+    seed: int = 0,
+    model: dict | None = None,
 ) -> TeacherModel:
     """A teacher of two layers."""
     torch.manual_seed(seed)
     settings = TeacherConfig(n_layers=2, n_context_regions=n_context_regions)
-    model = asdict(ModelConfig(WIDTH, HEADS))
+    sizes = asdict(ModelConfig(WIDTH, HEADS, **(model or {})))
     config = TeacherModelConfig(
-        CELLS.to_json(), CHOICE.to_json(), region_len, model, asdict(settings)
+        CELLS.to_json(), CHOICE.to_json(), region_len, sizes, asdict(settings)
     )
     return TeacherModel(config)
 
 
 def make_sliding_window(
-    window: int, *, region_len: int = REGION_LEN, seed: int = 0
+    window: int,
+    *,
+    region_len: int = REGION_LEN,
+    seed: int = 0,
+    model: dict | None = None,
 ) -> SlidingWindow:
     """A sliding window of one layer."""
     torch.manual_seed(seed)
     settings = TeacherConfig(n_layers=2, kwargs={"window": window})
-    model = asdict(ModelConfig(WIDTH, HEADS))
+    sizes = asdict(ModelConfig(WIDTH, HEADS, **(model or {})))
     return SlidingWindow(
-        TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), region_len, model, asdict(settings))
+        TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), region_len, sizes, asdict(settings))
     )
 
 

@@ -90,6 +90,7 @@ STUDENTS = {
     "truncation": {"kind": "truncation"},
     "causal": {"causal": True},
     "two regions": {"memory": MemoryConfig("accumulate", 2)},
+    "step before": {"model": {"previous_observation": True}},
 }
 
 

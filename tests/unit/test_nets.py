@@ -192,13 +192,16 @@ def test_step_tokens_see_the_past_only():
     assert same == [True, True, True, False, True]
 
 
-def test_the_first_step_of_a_region_knows_nothing_of_the_one_before():
-    encoder, regions = StepEncoder(CELLS, CHOICE, D), make_regions(1, 5)
+@pytest.mark.parametrize("before", [False, True])
+def test_the_first_step_of_a_region_knows_nothing_of_the_one_before(before):
+    encoder = StepEncoder(CELLS, CHOICE, D, previous_observation=before)
+    regions = make_regions(1, 5)
     tokens = encoder(Steps.of(regions))
     for t in range(5):
         seen = select(regions, slice(None), slice(max(t - 1, 0), max(t - 1, 0) + 1))
         step = Steps(
             regions.observations[:, t : t + 1],
+            seen.observations,
             seen.actions,
             seen.rewards if t else torch.zeros(1, 1),
             seen.ended if t else torch.ones(1, 1, dtype=torch.bool),
