@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from ad.saved import SavedModel
 from base.ranges import AtLeast
 from base.seeding import derive
 from compression.latents import Latents
@@ -118,7 +118,7 @@ class State(Protocol):
         ...
 
 
-class InContextModel(SavedModel):
+class InContextModel(PreTrainedModel):
     """Base class of student and raw-context models.
 
     Attributes:
@@ -133,6 +133,9 @@ class InContextModel(SavedModel):
     n_context_regions: int = 1
     max_stride: int | None = None
     n_latents: int | None = None
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Keep what each module's constructor drew."""
 
     @property
     def region_len(self) -> int:

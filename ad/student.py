@@ -1,4 +1,4 @@
-"""The student, what is shipped: encoders, compressor, memory, decoder in one model.
+"""The student, what is shipped: encoders, compressor, memory, decoder in one `PreTrainedModel`.
 
 `CADStudent.from_pretrained(path)` and `save_pretrained(path)` read and write `config.json` and
 `model.safetensors`. Shapes: B batch, T steps, L region length, R regions, M latents, D width,
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
-from ad.saved import SavedConfig, unknown_field
 from base.errors import UserError
 from base.hashes import to_plain
 from compression.bottleneck import build_bottleneck
@@ -51,24 +51,35 @@ class StudentParts:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-@dataclass
-class StudentConfig(SavedConfig):
+class StudentConfig(PretrainedConfig):
     """What is stored in a student's `config.json`.
 
-    Attributes:
+    Args:
         observation: Observation field, `FieldSpec.to_json()`.
         action: Action field, likewise.
         region_len: L, transitions in a region.
         parts: Nested settings, `base.hashes.to_plain(StudentParts)`.
         provenance: Where the weights come from (method, split identity, task family); free form.
+        kwargs: Passed to transformers.
     """
 
     model_type = "cad-student"
-    observation: dict[str, Any] = field(default_factory=unknown_field)
-    action: dict[str, Any] = field(default_factory=unknown_field)
-    region_len: int = 80
-    parts: dict[str, Any] = field(default_factory=lambda: to_plain(StudentParts()))
-    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        observation: dict[str, Any] | None = None,
+        action: dict[str, Any] | None = None,
+        region_len: int = 80,
+        parts: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
+        self.action = action or FieldSpec("classes", (), (2,)).to_json()
+        self.region_len = region_len
+        self.parts = parts or to_plain(StudentParts())
+        self.provenance = provenance or {}
+        super().__init__(**kwargs)
 
     @property
     def student_parts(self) -> StudentParts:
@@ -116,6 +127,7 @@ class CADStudent(InContextModel):
     """
 
     config_class = StudentConfig
+    base_model_prefix = "student"
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
@@ -159,6 +171,7 @@ class CADStudent(InContextModel):
                     match(getattr(self, name))
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
+        self.post_init()
 
     @property
     def context_tokens(self) -> int:

@@ -179,9 +179,9 @@ def read_meta(directory: Path) -> dict[str, Any]:
 
 
 def _mapped(path: Path) -> Any:
-    import pyarrow as pa
+    import datasets
 
-    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    return datasets.Dataset.from_file(str(path)).data
 
 
 def _view(table: Any, name: str, shape: Any, dtype: str | None) -> np.ndarray:

@@ -255,6 +255,7 @@ def _region_columns(
 def _write_arrow(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """One record batch of fixed-size lists, so that a column can be viewed without a copy."""
     import pyarrow as pa
+    from datasets.arrow_writer import ArrowWriter
 
     arrays = {}
     for name, column in columns.items():
@@ -264,8 +265,9 @@ def _write_arrow(path: Path, columns: Mapping[str, np.ndarray]) -> None:
             values = pa.FixedSizeListArray.from_arrays(values, int(np.prod(column.shape[1:])))
         arrays[name] = values
     table = pa.table(arrays)
-    with pa.ipc.new_stream(str(path), table.schema) as writer:
-        writer.write_table(table, max_chunksize=max(1, len(table)))
+    with ArrowWriter(path=str(path), schema=table.schema) as writer:
+        writer.write_table(table, writer_batch_size=max(1, len(table)))
+        writer.finalize()
 
 
 def _present(out_dir: Path, build_key: str) -> dict[str, int] | None:

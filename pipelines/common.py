@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
 from ad.model import InContextModel
@@ -167,6 +168,7 @@ def open_run(config: RunConfig, stage: str) -> Run:
     if not config.run_dir:
         raise StageError("run_dir is empty; give a directory, for example run_dir=runs/mine.")
     torch.set_num_threads(config.threads)
+    transformers_logging.disable_progress_bar()  # a bar per loaded model would drown the log
     family, split = open_tasks(config)
     accelerator = _accelerator(config)
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) not in (1, accelerator.num_processes):

@@ -136,6 +136,7 @@ def model_card(run: Run, stage: str, model: nn.Module, result: Mapping[str, Any]
     kind = type(model).__name__
     score = "none" if result["best_score"] is None else f"{result['best_score']:.3f}"
     return f"""---
+library_name: transformers
 license: mit
 tags: [in-context-reinforcement-learning, algorithm-distillation]
 ---

@@ -120,6 +120,7 @@ def model_card(
     latents, length = student.compressor.n_latents, student.region_len
     git = f" (code {provenance['git_sha'][:12]})" if provenance.get("git_sha") else ""
     return f"""---
+library_name: transformers
 license: mit
 tags: [in-context-reinforcement-learning, algorithm-distillation]
 ---

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
 from ad.objectives import auxiliary_loss, masked_mean
-from ad.saved import SavedConfig, unknown_field
 from base.errors import UserError
 from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
@@ -60,17 +60,28 @@ class TeacherConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class TeacherModelConfig(SavedConfig):
+class TeacherModelConfig(PretrainedConfig):
     """What is stored in a teacher's `config.json`; fields as in `ad.student.StudentConfig`."""
 
     model_type = "cad-teacher"
-    observation: dict[str, Any] = field(default_factory=unknown_field)
-    action: dict[str, Any] = field(default_factory=unknown_field)
-    region_len: int = 80
-    model: dict[str, Any] = field(default_factory=lambda: asdict(ModelConfig()))
-    teacher: dict[str, Any] = field(default_factory=lambda: asdict(TeacherConfig()))
-    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        observation: dict[str, Any] | None = None,
+        action: dict[str, Any] | None = None,
+        region_len: int = 80,
+        model: dict[str, Any] | None = None,
+        teacher: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
+        self.action = action or FieldSpec("classes", (), (2,)).to_json()
+        self.region_len = region_len
+        self.model = model or asdict(ModelConfig())
+        self.teacher = teacher or asdict(TeacherConfig())
+        self.provenance = provenance or {}
+        super().__init__(**kwargs)
 
 
 @dataclass
@@ -95,6 +106,7 @@ class TeacherModel(InContextModel):
     """A causal transformer over raw regions and markers."""
 
     config_class = TeacherModelConfig
+    base_model_prefix = "teacher"
 
     def __init__(self, config: TeacherModelConfig) -> None:
         super().__init__(config)
@@ -128,6 +140,7 @@ class TeacherModel(InContextModel):
             match_tokens(self.step_encoder, self.transition_encoder)
             with seeded_part("matched layers"):
                 match(self.layers)
+        self.post_init()
 
     @property
     def context_tokens(self) -> int:

@@ -47,6 +47,7 @@ class SlidingWindow(InContextModel):
     """A causal transformer over the last W raw steps, W being `teacher.kwargs.window`."""
 
     config_class = TeacherModelConfig
+    base_model_prefix = "sliding_window"
     max_stride = 1  # the steps of a window are consecutive
 
     def __init__(self, config: TeacherModelConfig) -> None:
@@ -81,6 +82,7 @@ class SlidingWindow(InContextModel):
                 self.step_encoder.before.load_state_dict(tables)
             with seeded_part("matched layers"):
                 match(self.layers)
+        self.post_init()
 
     @property
     def context_tokens(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_cosine_schedule_with_warmup
 
 from base.ranges import Above, AtLeast, Between
 
@@ -94,11 +94,4 @@ def build_schedule(
 ) -> LRScheduler:
     """Return linear warm-up and cosine decay over `config.updates`, `done` of which are over."""
     warmup = max(1, round(config.warmup_ratio * config.updates))
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        progress = (step - warmup) / max(1, config.updates - warmup)
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-    return LambdaLR(optimizer, share, last_epoch=done - 1)
+    return get_cosine_schedule_with_warmup(optimizer, warmup, config.updates, last_epoch=done - 1)

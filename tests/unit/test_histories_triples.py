@@ -160,12 +160,3 @@ def test_styles_can_be_chosen(tmp_path):
     assert set(RegionTable.load(tmp_path / "all" / "train").source_seed) == {0, 1}
     with pytest.raises(TriplesError, match="no history of styles"):
         build_triples(path, tmp_path / "none", styles=["ppo"])
-
-
-def test_a_table_opens_as_a_dataset(histories_path, tmp_path):
-    datasets = pytest.importorskip("datasets")
-    build_triples(histories_path, tmp_path)
-    table = RegionTable.load(tmp_path / "train")
-    opened = datasets.Dataset.from_file(str(tmp_path / "train" / "regions.arrow"))
-    assert len(opened) == len(table)
-    assert opened[3]["rewards"] == pytest.approx(table.columns["rewards"][3].tolist())

@@ -32,17 +32,13 @@ print(json.dumps(sorted(sys.modules)))
 DRAWS = {"compare", "probe", "demo", "ship"}
 """Those that need more than training and acting do."""
 HEAVY = {
-    "transformers",
     "datasets",
-    "sklearn",
-    "scipy.stats",
-    "pandas",
     "matplotlib",
     "stable_baselines3",
     "tensorboard",
     "vector_quantize_pytorch",
-    "torch._dynamo",
 }
+"""`transformers`, which models are saved by, brings scikit-learn, pandas and torch's compiler."""
 
 
 def found_by(code: str, names: list[str]):
