@@ -1,4 +1,8 @@
-"""The AD decoder: causal self-attention over the current region, cross-attention to the latents."""
+"""The AD decoder: causal self-attention over the current region, cross-attention to the latents.
+
+With `sees: step` there is no self-attention and no position: a step has the latents and its own
+token, and nothing of the current region is kept.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 from base.ranges import AtLeast, Between
 from compression.latents import Latents
 from nets.attention import KeyValueCache
+from nets.embeddings import Sees
 from nets.transformer import Memory, Transformer
 
 
@@ -21,10 +26,17 @@ class DecoderConfig:
     Attributes:
         n_layers: Blocks, each with self-attention, cross-attention and feed-forward.
         dropout: Probability on residual branches.
+        sees: What it has besides the latents: `region`, the current one up to now, or `step`, the
+            current observation alone, so that what it knows, it knows through the latents.
     """
 
     n_layers: Annotated[int, AtLeast(1)] = 4
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    sees: Sees = "region"
+
+    def n_steps(self, region_len: int) -> int:
+        """Return the most steps of the current region that one of them attends to."""
+        return region_len if self.sees == "region" else 1
 
 
 @dataclass
@@ -34,7 +46,7 @@ class DecoderState:
     Attributes:
         memory: Each block's keys and values of the latents, projected once per region.
         memory_mask: (n, M) bool, or None.
-        caches: Each block's keys and values of the steps so far.
+        caches: Each block's keys and values of the steps so far; none where it sees a step alone.
     """
 
     memory: list[Memory]
@@ -64,16 +76,25 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.region_len = region_len
-        self.positions = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
+        self.sees_region = config.sees == "region"
+        if self.sees_region:
+            self.positions = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
         self.layers = Transformer(
-            d_model, n_heads, config.n_layers, dropout=config.dropout, cross_attention=True
+            d_model,
+            n_heads,
+            config.n_layers,
+            dropout=config.dropout,
+            self_attention=self.sees_region,
+            cross_attention=True,
         )
         self.action_head = nn.Linear(d_model, n_outputs)
 
     def forward(self, tokens: Tensor, latents: Latents) -> Tensor:
         """Return action parameters (B, T, P) for step tokens (B, T, D) given latents (B, M, D)."""
+        if self.sees_region:
+            tokens = tokens + self.positions[: tokens.shape[1]]
         hidden = self.layers(
-            tokens + self.positions[: tokens.shape[1]],
+            tokens,
             is_causal=True,
             memory=self.layers.project_memory(latents.values),
             memory_mask=latents.mask,
@@ -84,7 +105,9 @@ class Decoder(nn.Module):
         """Begin a region: project latents (B, M, D), empty the caches (`state`'s are reused)."""
         memory = self.layers.project_memory(latents.values)
         if state is None:
-            caches = self.layers.new_caches(len(latents.values), self.region_len)
+            caches = []
+            if self.sees_region:
+                caches = self.layers.new_caches(len(latents.values), self.region_len)
             return DecoderState(memory, latents.mask, caches)
         for cache in state.caches:
             cache.rewind()
@@ -92,8 +115,12 @@ class Decoder(nn.Module):
 
     def step(self, token: Tensor, state: DecoderState) -> Tensor:
         """Return action parameters (B, P) for the next step token (B, 1, D), kept in `state`."""
-        x = token + self.positions[state.caches[0].length]
+        if self.sees_region:
+            token = token + self.positions[state.caches[0].length]
         hidden = self.layers(
-            x, memory=state.memory, memory_mask=state.memory_mask, caches=state.caches
+            token,
+            memory=state.memory,
+            memory_mask=state.memory_mask,
+            caches=state.caches or None,
         )
         return self.action_head(hidden[:, 0])

@@ -25,6 +25,7 @@ from base.ranges import AtLeast
 from base.seeding import derive
 from compression.latents import Latents
 from nets.actions import ActionDistribution
+from nets.embeddings import Sees
 from nets.regions import Regions, Steps
 
 
@@ -37,7 +38,8 @@ class ModelConfig:
         n_heads: Attention heads; must divide d_model.
         init: `independent` weights, or `matched` ones, with which attention finds equal contents
             from the first update on (`nets.matching`).
-        previous_observation: Whether a step token also holds the observation before.
+        previous_observation: Whether a step token also holds the observation before; not where a
+            step is seen alone.
     """
 
     d_model: Annotated[int, AtLeast(2)] = 64
@@ -127,12 +129,14 @@ class InContextModel(PreTrainedModel):
         max_stride: Farthest the nearest previous region may lie back in training; None for as far
             as the sampling says.
         n_latents: m, latents a region is compressed to; None where nothing is compressed.
+        sees: What it knows of the current region besides its context.
     """
 
     actions: ActionDistribution
     n_context_regions: int = 1
     max_stride: int | None = None
     n_latents: int | None = None
+    sees: Sees = "region"
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what each module's constructor drew."""

@@ -161,6 +161,7 @@ class CADStudent(InContextModel):
                 action,
                 width,
                 previous_observation=parts.model.previous_observation,
+                sees=parts.decoder.sees,
             )
         with seeded_part("decoder"):
             self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
@@ -171,12 +172,14 @@ class CADStudent(InContextModel):
                     match(getattr(self, name))
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
+        self.sees = parts.decoder.sees
+        self.n_steps = parts.decoder.n_steps(config.region_len)
         self.post_init()
 
     @property
     def context_tokens(self) -> int:
-        """Latent tokens of the memory + L."""
-        return self.memory.n_tokens + self.region_len
+        """Latent tokens of the memory + L, or + 1 where a step is seen alone."""
+        return self.memory.n_tokens + self.n_steps
 
     @property
     def compressor_modules(self) -> list[nn.Module]:

@@ -82,7 +82,8 @@ class SelfAttention(nn.Module):
         Args:
             x: (B, T, D).
             is_causal: Step t sees steps <= t.
-            mask: (B, T) bool keys to attend to, True = attend. Not together with `is_causal`.
+            mask: (B, T) bool keys to attend to, True = attend, or those of each step, (B, T, T) or
+                (1, T, T). Not together with `is_causal`.
             cache: With a cache, `x` holds only the steps after those in it. A non-empty cache takes
                 one new step at a time.
 
@@ -97,7 +98,9 @@ class SelfAttention(nn.Module):
             if is_causal and k.shape[2] > steps > 1:
                 raise ValueError(f"a cache that is not empty takes one new step, not {steps}")
             is_causal = is_causal and steps > 1
-        attend = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
+        attend = None
+        if mask is not None:  # (B, 1, 1, T) or (B, 1, T, T)
+            attend = mask[:, None] if mask.ndim == 3 else mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=is_causal)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, width))
 

@@ -9,6 +9,7 @@ D width.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from nets.regions import Regions, Steps
 from nets.spaces import FieldSpec
+
+Sees = Literal["region", "step"]
+"""What is known of the current region: all before a step and what it observes, or that alone."""
 
 
 class FieldEncoder(nn.Module):
@@ -106,6 +110,7 @@ class StepEncoder(nn.Module):
         d_model: Width D.
         previous_observation: Whether a token also holds s_{t-1}. What an observation led to then
             stands in one token; without it, in two neighbouring ones.
+        sees: `step` encodes s_t alone, whatever else is asked for.
     """
 
     def __init__(
@@ -115,22 +120,30 @@ class StepEncoder(nn.Module):
         d_model: int,
         *,
         previous_observation: bool = False,
+        sees: Sees = "region",
     ) -> None:
         super().__init__()
+        self.sees = sees
         self.observation = FieldEncoder(observation, d_model)
-        self.action = FieldEncoder(action, d_model)
-        self.scalars = nn.Linear(2, d_model)  # reward before, episode start
-        self.before = FieldEncoder(observation, d_model) if previous_observation else None
+        self.before = None
+        if sees == "region":
+            self.action = FieldEncoder(action, d_model)
+            self.scalars = nn.Linear(2, d_model)  # reward before, episode start
+            if previous_observation:
+                self.before = FieldEncoder(observation, d_model)
 
     def forward(self, steps: Steps) -> Tensor:
         """Return tokens (B, T, D): step t sees s_t, a_{t-1}, r_{t-1} and on request s_{t-1}."""
+        observed = self.observation(steps.observations)
+        if self.sees == "step":
+            return observed
         known = (~steps.first).to(steps.previous_rewards.dtype)[:, None]
         before = self.action(steps.previous_actions)
         if self.before is not None:
             before = before + self.before(steps.previous_observations)
         before = before * known
         scalars = torch.stack([steps.previous_rewards, steps.starts.float()], dim=-1)
-        return self.observation(steps.observations) + before + self.scalars(scalars)
+        return observed + before + self.scalars(scalars)
 
 
 class RawFeatures(nn.Module):

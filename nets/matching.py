@@ -26,7 +26,7 @@ def match(module: nn.Module) -> None:
 
 def match_tokens(steps: StepEncoder, transitions: TransitionEncoder) -> None:
     """Let step tokens begin with the observation and action encodings of transition tokens."""
-    for name in ("observation", "action"):
+    for name in ("observation", "action") if steps.sees == "region" else ("observation",):
         getattr(steps, name).load_state_dict(getattr(transitions, name).state_dict())
     if steps.before is not None:
         steps.before.load_state_dict(transitions.observation.state_dict())

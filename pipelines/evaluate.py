@@ -43,6 +43,7 @@ READING_BATCH = 64
 CONTEXT_FACTS = (
     "n_latents",
     "memory_regions",
+    "sees",
     "context_tokens",
     "compression_ratio",
     "context_bytes",
@@ -251,6 +252,7 @@ def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
     values = (
         n_latents,
         n_latents and model.n_context_regions,
+        model.sees,
         policy.context_tokens,
         model.region_len / n_latents if n_latents else 1.0,
         policy.context_bytes,

@@ -43,11 +43,13 @@ def own_teacher_section(name: str) -> Change:
 
 def sliding_window(config: RunConfig) -> RunConfig:
     """Change the teacher to AD over as many raw steps as the student attends to tokens."""
-    window = config.memory.n_tokens(config.compressor.n_latents) + config.region_len
-    target = "teacher.sliding_window:SlidingWindow"
-    return replace(
-        config, teacher=replace(config.teacher, target=target, kwargs={"window": window})
-    )
+    latents = config.memory.n_tokens(config.compressor.n_latents)
+    settings: dict[str, Any] = {
+        "target": "teacher.sliding_window:SlidingWindow",
+        "kwargs": {"window": latents + config.decoder.n_steps(config.region_len)},
+        "sees": "region",
+    }
+    return replace(config, teacher=replace(config.teacher, **settings))
 
 
 @dataclass(frozen=True)

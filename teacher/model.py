@@ -4,6 +4,8 @@ The sequence is `<compress> X </compress>` for each of R previous regions (R = 1
 more for long-context AD), then `<compress>` and the current region's step tokens. Every token has a
 type (0 transition, 1 start, 2 end); the action head is read at the current region's steps, the
 token-type head predicts the next token's type everywhere. L_T = CE(action) + 0.1 · CE(token type).
+With `sees: step` every step of the current region stands right behind `<compress>`, unseen by the
+others.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from base.errors import UserError
 from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
-from nets.embeddings import StepEncoder, TransitionEncoder
+from nets.embeddings import Sees, StepEncoder, TransitionEncoder
 from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps, stack_regions
 from nets.scaling import FieldScaling
@@ -49,6 +51,8 @@ class TeacherConfig:
         n_context_regions: R, raw previous regions it sees.
         dropout: Probability on residual branches.
         token_type_weight: Weight of the token-type loss.
+        sees: What it has besides the previous regions: `region`, the current one up to now, or
+            `step`, the current observation alone, as a student may (`decoder.sees`).
         kwargs: Settings of the target's own, checked by its class.
     """
 
@@ -57,6 +61,7 @@ class TeacherConfig:
     n_context_regions: Annotated[int, AtLeast(1)] = 1
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     token_type_weight: Annotated[float, AtLeast(0)] = 0.1
+    sees: Sees = "region"
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -127,10 +132,13 @@ class TeacherModel(InContextModel):
                 action,
                 width,
                 previous_observation=model.previous_observation,
+                sees=settings.sees,
             )
         self.token_types = nn.Embedding(3, width)
         self.no_context = nn.Parameter(torch.randn(width) * 0.02)
-        self.sequence_len = settings.n_context_regions * (region + 2) + 1 + region
+        self.sees = settings.sees
+        self.context_len = settings.n_context_regions * (region + 2) + 1
+        self.sequence_len = self.context_len + (region if self.sees == "region" else 1)
         self.positions = nn.Parameter(torch.randn(self.sequence_len, width) * width**-0.5)
         self.layers = Transformer(width, model.n_heads, settings.n_layers, dropout=settings.dropout)
         self.action_head = nn.Linear(width, self.actions.n_parameters)
@@ -144,7 +152,7 @@ class TeacherModel(InContextModel):
 
     @property
     def context_tokens(self) -> int:
-        """R (L + 2) + 1 + L."""
+        """R (L + 2) + 1 + L, or + 1 where a step is seen alone."""
         return self.sequence_len
 
     @property
@@ -156,16 +164,11 @@ class TeacherModel(InContextModel):
         """Fit the scaling on training regions (N, L, ...)."""
         self.scaling.fit(regions)
 
-    @property
-    def context_len(self) -> int:
-        """Tokens before the current region's first step: R (L + 2) + 1."""
-        return self.sequence_len - self.region_len
-
     def token_type_targets(self) -> Tensor:
         """Return the types (sequence_len,) of all tokens of a full sequence."""
         region = [START] + [TRANSITION] * self.region_len + [END]
         types = region * self.n_context_regions + region[:-1]
-        return torch.tensor(types, device=self.positions.device)
+        return torch.tensor(types[: self.sequence_len], device=self.positions.device)
 
     def tokens_before(self, context: Regions, has_context: Tensor) -> Tensor:
         """Return the tokens before the current region's steps, without positions.
@@ -190,17 +193,23 @@ class TeacherModel(InContextModel):
         return torch.cat([tokens.flatten(1, 2), start[:batch]], dim=1)
 
     def hidden(self, batch: Triple) -> Tensor:
-        """Return hidden states (B, sequence_len, D) of a batch with at least R context regions."""
+        """Return hidden states (B, R (L + 2) + 1 + L, D) of a batch with at least R regions."""
         before = self.tokens_before(*batch.nearest(self.n_context_regions))
         steps = self._step_tokens(Steps.of(batch.query))
         x = torch.cat([before, steps], dim=1)
-        return self.layers(x + self.positions[: x.shape[1]], is_causal=True)
+        if self.sees == "region":
+            return self.layers(x + self.positions[: x.shape[1]], is_causal=True)
+        places = torch.arange(x.shape[1], device=x.device)
+        attend = (places <= places[:, None]) & (places < self.context_len)  # (T, T)
+        attend = attend | (places == places[:, None])
+        x = x + self.positions[places.clamp_max(self.context_len)]
+        return self.layers(x, mask=attend[None])
 
     def forward(self, batch: Triple) -> Output:
         """Return action parameters (B, L, P) at the current steps, and the token-type loss."""
         hidden = self.hidden(batch)
         targets = self.token_type_targets()[1:].expand(len(hidden), -1)
-        logits = self.token_type_head(hidden[:, :-1])
+        logits = self.token_type_head(hidden[:, : targets.shape[1]])
         types = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         parameters = self.action_head(hidden[:, self.context_len :])
         return Output(parameters, losses={"token_type_nll": types})
@@ -228,6 +237,9 @@ class TeacherModel(InContextModel):
 
     def step(self, steps: Steps, state: RawState) -> Tensor:
         """Return action parameters (n, P) for the next step."""
+        if self.sees == "step":
+            for cache in state.caches:
+                cache.rewind(self.context_len)
         x = self._step_tokens(steps) + self.positions[state.caches[0].length]
         return self.action_head(self.layers(x, caches=state.caches)[:, 0])
 

@@ -62,6 +62,11 @@ class SlidingWindow(InContextModel):
                 f"teacher.kwargs of a sliding window: expected window, a whole number of at least "
                 f"1, and nothing else, got {settings.kwargs}."
             )
+        if settings.sees != "region":
+            raise TeacherError(
+                f"teacher.sees is {settings.sees!r}, but a sliding window is made of the steps "
+                "before the current one; expected region."
+            )
         self.window: int = window
         self.n_context_regions = max(1, -(-self.window // config.region_len) - 1)
         self.actions = ActionDistribution(action)

@@ -17,6 +17,7 @@ from compression.compressor import Compressor, CompressorConfig
 from compression.latents import Latents
 from compression.memory import MemoryConfig
 from compression.reconstruction import ReconstructionConfig
+from nets.embeddings import Sees
 from nets.regions import Regions
 from nets.spaces import FieldSpec
 from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
@@ -88,6 +89,7 @@ def make_student(
     seed: int = 0,
     memory: MemoryConfig | None = None,
     model: dict | None = None,
+    sees: Sees = "region",
     **compressor,
 ) -> CADStudent:
     """A student of one or two layers, in training mode as built."""
@@ -98,7 +100,7 @@ def make_student(
         CompressorConfig(kind=kind, **settings),
         memory or MemoryConfig(),
         ReconstructionConfig(),
-        DecoderConfig(n_layers=2, dropout=dropout),
+        DecoderConfig(n_layers=2, dropout=dropout, sees=sees),
     )
     config = StudentConfig(observation.to_json(), action.to_json(), region_len, to_plain(parts))
     return CADStudent(config)
@@ -110,10 +112,11 @@ def make_teacher(
     region_len: int = REGION_LEN,
     seed: int = 0,
     model: dict | None = None,
+    sees: Sees = "region",
 ) -> TeacherModel:
     """A teacher of two layers."""
     torch.manual_seed(seed)
-    settings = TeacherConfig(n_layers=2, n_context_regions=n_context_regions)
+    settings = TeacherConfig(n_layers=2, n_context_regions=n_context_regions, sees=sees)
     sizes = asdict(ModelConfig(WIDTH, HEADS, **(model or {})))
     config = TeacherModelConfig(
         CELLS.to_json(), CHOICE.to_json(), region_len, sizes, asdict(settings)

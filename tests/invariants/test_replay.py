@@ -91,6 +91,7 @@ STUDENTS = {
     "causal": {"causal": True},
     "two regions": {"memory": MemoryConfig("accumulate", 2)},
     "step before": {"model": {"previous_observation": True}},
+    "a step alone": {"sees": "step", "memory": MemoryConfig("accumulate", 2)},
 }
 
 
@@ -145,9 +146,10 @@ def test_a_student_acts_as_it_was_trained(student):
     check_replay(student, record(ContextPolicy(student)))
 
 
+@pytest.mark.parametrize("sees", ["region", "step"])
 @pytest.mark.parametrize("n_context_regions", [1, 3])
-def test_a_teacher_acts_as_it_was_trained(n_context_regions):
-    teacher = make_teacher(n_context_regions, region_len=REGION_LEN).eval()
+def test_a_teacher_acts_as_it_was_trained(n_context_regions, sees):
+    teacher = make_teacher(n_context_regions, region_len=REGION_LEN, sees=sees).eval()
     check_replay(teacher, record(ContextPolicy(teacher)))
 
 
@@ -385,6 +387,24 @@ def test_the_context_never_exceeds_what_is_reported(n_regions):
     record(policy)
     assert policy.context_tokens == 3 * (REGION_LEN + 2) + 1 + REGION_LEN
     assert len(policy.state.regions) == 3
+
+
+@pytest.mark.parametrize("n_regions", [1, 2])
+def test_a_step_seen_alone_keeps_nothing_of_its_region(n_regions):
+    memory = MemoryConfig("accumulate", n_regions)
+    student = make_student(region_len=REGION_LEN, n_latents=3, memory=memory, sees="step").eval()
+    policy = ContextPolicy(student)
+    record(policy)
+    decoder, tokens = policy.state.decoder, 3 * n_regions
+    assert policy.context_tokens == tokens + 1
+    assert decoder.caches == []
+    assert policy.context_bytes == 4 * 2 * len(decoder.memory) * 16 * tokens
+    teacher = make_teacher(n_regions, region_len=REGION_LEN, sees="step").eval()
+    policy = ContextPolicy(teacher)
+    record(policy)
+    tokens = n_regions * (REGION_LEN + 2) + 1 + 1
+    assert policy.context_tokens == tokens
+    assert policy.context_bytes == 4 * 2 * len(policy.state.caches) * 16 * tokens
 
 
 def test_the_room_and_the_models_agree_on_fields():

@@ -64,3 +64,11 @@ def test_the_window_slides_over_as_many_steps_as_the_student_attends_to_tokens()
     teacher = own_config(config).teacher
     assert teacher.kwargs == {"window": 2 * config.compressor.n_latents + config.region_len}
     assert dataclasses.replace(teacher, target=config.teacher.target, kwargs={}) == config.teacher
+    alone = dataclasses.replace(
+        config,
+        decoder=dataclasses.replace(config.decoder, sees="step"),
+        teacher=dataclasses.replace(config.teacher, sees="step"),
+    )
+    teacher = own_config(alone).teacher
+    assert teacher.kwargs == {"window": 2 * config.compressor.n_latents + 1}
+    assert teacher.sees == "region"

@@ -113,6 +113,37 @@ def test_later_steps_change_nothing_earlier(model):
     assert (before[:, t:] != after[:, t:]).any(-1).all()
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "teacher"])
+def test_a_step_seen_alone_knows_nothing_of_its_region(kind):
+    asked = {"sees": "step", "model": {"previous_observation": True, "init": "matched"}}
+    model = make_teacher(**asked) if kind == "teacher" else fitted_student(kind, **asked)
+    batch, t = make_triple(B), T - 1
+    other = make_regions(B, T)
+    for name in REGION_FIELDS:
+        getattr(other, name)[:, t] = getattr(batch.query, name)[:, t]
+    other.actions[:, t] = (other.actions[:, t] + 1) % 5
+    other.rewards[:, t] += 1.0
+    earlier = Triple(batch.context, batch.has_context, other)
+    before, after = logits_of(model.eval(), batch), logits_of(model, earlier)
+    assert torch.equal(before[:, t], after[:, t])
+    assert (before[:, :t] != after[:, :t]).any(-1).any()
+    place = Triple(batch.context, batch.has_context, batch.query.map(lambda f: f.roll(2, 1)))
+    torch.testing.assert_close(logits_of(model, place), before.roll(2, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_seen_alone_is_trained_with_its_region():
+    student, teacher = make_student(sees="step"), make_teacher(2, sees="step")
+    loss, _ = ActionObjective(student, LossConfig(beta=0.5), teacher)(make_triple(B, 2))
+    loss.backward()
+    named = [*student.decoder.named_parameters(), *student.step_encoder.named_parameters()]
+    assert all(p.grad is not None for _, p in named)
+    loss, metrics = RawContextObjective(teacher)(make_triple(B, 2))
+    loss.backward()
+    assert metrics["token_type_nll"] > 0
+    assert teacher.positions.grad.abs().sum(-1).all()
+    assert len(teacher.token_type_targets()) == teacher.sequence_len == teacher.context_tokens
+
+
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_a_context_that_is_not_there_is_not_read(model):
     batch = make_triple(B, 2)
