@@ -5,6 +5,7 @@ probability that depends on the context, or nothing. Tasks are drawn from a seed
 parameters. An episode has a fixed length and is then truncated.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -169,6 +170,11 @@ class BernoulliBanditFamily(_BanditFamily):
         )
         self._name_tasks(tasks, 1, n_arms)
 
+    @property
+    def information_bits(self) -> float:
+        """Bits of a task: its probabilities are drawn in thousandths."""
+        return int(self.action_space.n) * math.log2(1001)
+
     def _pay(self, params: Mapping[str, Any]) -> np.ndarray:
         return np.array(params["means"], dtype=np.float64)[None]
 
@@ -219,6 +225,11 @@ class KeyedBanditFamily(_BanditFamily):
             )
         )
         self._name_tasks(tasks, n_contexts, n_actions)
+
+    @property
+    def information_bits(self) -> float:
+        """Bits of a task: N log2 A."""
+        return self.episode_len * math.log2(self._n_actions)
 
     def _pay(self, params: Mapping[str, Any]) -> np.ndarray:
         return np.eye(params["n_actions"])[params["keys"]]

@@ -16,6 +16,7 @@ from histories.sources import SourceJob
 from pipelines.common import open_tasks
 from pipelines.config import RunConfig
 from tasks.bounds import policy_returns
+from tasks.bandits import BernoulliBanditFamily, KeyedBanditFamily
 from tasks.darkroom import DarkRoomFamily
 from tasks.draws import distinct_rows
 from tasks.family import FamilyError, TaskFamily, expert_of, information_bits, load_family
@@ -181,6 +182,10 @@ def test_bits_of_a_task():
         assert information_bits(KeyToDoorFamily(n, n_tasks=9)) == pytest.approx(n * goal)
         bits = information_bits(PermutedRoomFamily(n, n_tasks=9))
         assert bits == pytest.approx(n * math.log2(24) + goal)
+    for n, actions in ((16, 4), (6, 8)):
+        bits = information_bits(KeyedBanditFamily(n, actions, n_tasks=9))
+        assert bits == pytest.approx(n * math.log2(actions))
+    assert information_bits(BernoulliBanditFamily(3)) == pytest.approx(3 * math.log2(1001))
     family = RandomMDPFamily(5, 3, branching=2, resolution=4, least_gain=-1)
     assert information_bits(family) == pytest.approx(15 * math.log2(10 * 3) + math.log2(5))
     # What is refused is estimated from the draws; here it can be counted.
