@@ -15,8 +15,8 @@ from histories.schema import check_history
 from histories.sources import SourceJob
 from pipelines.common import open_tasks
 from pipelines.config import RunConfig
-from tasks.bounds import policy_returns
 from tasks.bandits import BernoulliBanditFamily, KeyedBanditFamily
+from tasks.bounds import policy_returns
 from tasks.darkroom import DarkRoomFamily
 from tasks.draws import distinct_rows
 from tasks.family import FamilyError, TaskFamily, expert_of, information_bits, load_family
