@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SEED   ?= 0
+KILLS  ?= 20
 MODEL  ?= models/darkroom-student
 
-.PHONY: setup quickstart demo smoke test check format clean
+.PHONY: setup quickstart demo smoke test faults check format clean
 
 setup: $(STAMP)
 
@@ -35,6 +37,10 @@ smoke: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -m 'not gpu'
+
+# Hostile configurations, files, families and compressors, and signals at random moments; minutes.
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults.run --seed $(SEED) --kills $(KILLS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

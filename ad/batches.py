@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ad.model import Triple
-from base.ranges import AtLeast
+from base.ranges import AtLeast, Between
 from base.seeding import derive
 from nets.regions import REGION_FIELDS, Regions
 
@@ -39,7 +39,7 @@ class SamplingConfig:
         max_region: Regions of a history used as current ones, from its start; 0 uses all.
     """
 
-    history_stride: Annotated[int, AtLeast(1)] = 8
+    history_stride: Annotated[int, Between(1, 1_000_000)] = 8
     max_region: Annotated[int, AtLeast(0)] = 0
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from base.ranges import AtLeast, Between
+from base.ranges import Between
 from compression.latents import Latents
 from nets.attention import KeyValueCache
 from nets.embeddings import Sees
@@ -30,7 +30,7 @@ class DecoderConfig:
             current observation alone, so that what it knows, it knows through the latents.
     """
 
-    n_layers: Annotated[int, AtLeast(1)] = 4
+    n_layers: Annotated[int, Between(1, 1000)] = 4
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     sees: Sees = "region"
 

@@ -14,7 +14,7 @@ from ad.model import InContextModel
 from ad.objectives import masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
-from base.ranges import AtLeast
+from base.ranges import AtLeast, Distinct, PlainName
 from base.seeding import derive
 from tasks.family import FamilyError, Task, TaskFamily, expert_of
 
@@ -50,9 +50,11 @@ class EvaluateConfig:
     part: Literal["test", "validation", "train"] = "test"
     n_offline: Annotated[int, AtLeast(1)] = 512
     reading_updates: Annotated[int, AtLeast(0)] = 300
-    recall_regions: list[Annotated[int, AtLeast(0)]] = field(default_factory=list)
+    recall_regions: Annotated[list[Annotated[int, AtLeast(0)]], Distinct()] = field(
+        default_factory=list
+    )
     recall_temperature: Annotated[float, AtLeast(0)] = 0.0
-    name: str = ""
+    name: Annotated[str, PlainName()] = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be evaluated."""

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from base.ranges import AtLeast
+from ad.loading import load_pretrained
+from base.ranges import Between
 from base.seeding import derive
 from compression.latents import Latents
 from nets.actions import ActionDistribution
@@ -42,8 +43,8 @@ class ModelConfig:
             step is seen alone.
     """
 
-    d_model: Annotated[int, AtLeast(2)] = 64
-    n_heads: Annotated[int, AtLeast(1)] = 4
+    d_model: Annotated[int, Between(2, 65536)] = 64
+    n_heads: Annotated[int, Between(1, 1024)] = 4
     init: Literal["independent", "matched"] = "independent"
     previous_observation: bool = False
 
@@ -137,6 +138,25 @@ class InContextModel(PreTrainedModel):
     max_stride: int | None = None
     n_latents: int | None = None
     sees: Sees = "region"
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Any, *args: Any, trust_model_code: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load what `save_pretrained` wrote; arguments as in transformers.
+
+        Args:
+            path: Folder, or a name on the hub.
+            args: Passed to transformers.
+            trust_model_code: Whether config.json may name classes of somebody's own to import.
+            kwargs: Passed to transformers.
+
+        Raises:
+            ModelError: It is damaged, incomplete, or names code that is not trusted.
+        """
+        load = super().from_pretrained
+        trust = {"trust_model_code": trust_model_code}
+        return load_pretrained(load, cls.config_class, path, *args, **trust, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what each module's constructor drew."""

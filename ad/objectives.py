@@ -42,6 +42,13 @@ class LossConfig:
     label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse weights that leave nothing to learn from."""
+        if self.alpha == self.beta == 0:
+            raise ValueError(
+                "alpha and beta are both 0, expected one above 0: nothing would teach the decoder"
+            )
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, T) values over a (B, T) mask."""

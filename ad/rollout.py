@@ -11,7 +11,8 @@ import torch
 
 from ad.policy import Policy
 from nets.spaces import SpaceError, field_spec
-from tasks.family import Task, TaskFamily
+from tasks.family import FamilyError, Task, TaskFamily
+from tasks.family_check import too_long
 from tasks.vector import final_observations
 
 MOST_CELLS = 4096
@@ -86,6 +87,7 @@ def rollout(
     episode = np.zeros(n, dtype=np.int64)
     streams = np.arange(n)
     cells = _Cells.of(family, n)
+    since = np.zeros(n, dtype=np.int64)  # the step at which a stream's episode began
     seconds, steps = 0.0, 0
     while (episode < n_episodes).any():
         began = _now()
@@ -102,6 +104,11 @@ def rollout(
         seconds += _now() - began
         steps += 1
         ended = terminated | truncated
+        since = np.where(ended, steps, since)
+        if steps - since.min() > family.episode_len:
+            raise FamilyError(too_long(family))
+        if not np.isfinite(rewards).all():
+            raise FamilyError(f"family {family.name}: a reward is no finite number: {rewards}.")
         if cells is not None:
             cells.see(observations)
             cells.see(true_next)

@@ -8,6 +8,7 @@ P action parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from ad.decoder import Decoder, DecoderConfig, DecoderState
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
 from base.errors import UserError
 from base.hashes import to_plain
-from compression.bottleneck import build_bottleneck
-from compression.compressor import CompressorConfig, build_compressor, compressor_class
-from compression.latents import Latents
-from compression.memory import MemoryConfig, build_memory
+from compression.bottleneck import BOTTLENECKS, build_bottleneck
+from compression.compressor import KINDS, CompressorConfig, build_compressor, compressor_class
+from compression.latents import Latents, check_latents
+from compression.memory import MEMORIES, MemoryConfig, build_memory
 from compression.nested import random_prefixes
 from compression.reconstruction import (
+    HEADS,
     ReconstructionConfig,
     ReconstructionHead,
     build_reconstruction,
@@ -34,6 +36,7 @@ from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
+from training.config import config_of
 
 
 class StudentError(UserError):
@@ -87,19 +90,27 @@ class StudentConfig(PretrainedConfig):
 
         Raises:
             StudentError: An earlier version of this code saved them.
+            ConfigError: One is of another type or out of its range.
         """
         if missing := sorted(vars(StudentParts()).keys() - self.parts.keys()):
             raise StudentError(
                 f"this student was saved by an earlier version of this code, without its section "
                 f"{missing[0]!r}; use that version, or train it again."
             )
-        return StudentParts(
-            ModelConfig(**self.parts["model"]),
-            CompressorConfig(**self.parts["compressor"]),
-            MemoryConfig(**self.parts["memory"]),
-            ReconstructionConfig(**self.parts["reconstruction"]),
-            DecoderConfig(**self.parts["decoder"]),
-        )
+        return config_of(StudentParts, self.parts, "config.json: parts")
+
+    @property
+    def foreign_code(self) -> dict[str, str]:
+        """Classes of somebody's own that building it imports, by key."""
+        shipped = {
+            "compressor.kind": KINDS,
+            "compressor.bottleneck": BOTTLENECKS,
+            "memory.kind": MEMORIES,
+            "reconstruction.kind": HEADS,
+        }
+        parts = self.student_parts
+        named = {key: attrgetter(key)(parts) for key in shipped}
+        return {k: kind for k, kind in named.items() if kind not in shipped[k]}
 
 
 @dataclass
@@ -218,6 +229,8 @@ class CADStudent(InContextModel):
             present: (B,) bool; rows that stand for no region count in no loss, code or bit.
         """
         latents = self.compressor(self.compressor_tokens(regions), regions.mask)
+        rows = (len(regions.mask), self.compressor.n_latents, self.compressor.d_model)
+        check_latents(self.compressor, latents, rows)
         if self.nested and self.training:
             latents = random_prefixes(latents)
         if present is None or not self.bottleneck.counts:

@@ -7,6 +7,7 @@ new one.
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,19 +17,25 @@ from typing import Any
 
 import numpy as np
 
+from base.errors import FileError, no_room
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes `path` if the block ends without an error.
 
     The temporary name keeps the suffix of `path`, which some writers go by.
+
+    Raises:
+        FileError: There is no room for it; what was there is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path)
     try:
-        yield temporary
-        _flush(temporary)
+        with _room_for(path, temporary):
+            yield temporary
+            _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
     finally:
@@ -40,15 +47,19 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder; it becomes `path` if the block ends without an error.
 
     A folder already at `path` is replaced (and is missing for the moment between two renames).
+
+    Raises:
+        FileError: There is no room for it; what was there is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _temporary_name(path), _temporary_name(path)
     temporary.mkdir()
     try:
-        yield temporary
-        for file in (p for p in temporary.rglob("*") if p.is_file()):
-            _flush(file)
+        with _room_for(path, temporary):
+            yield temporary
+            for file in (p for p in temporary.rglob("*") if p.is_file()):
+                _flush(file)
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -77,6 +88,33 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
     """Write one array as .npy atomically; never pickles."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+@contextmanager
+def _room_for(path: Path, temporary: Path) -> Iterator[None]:
+    """Tell of a full disk in one sentence, whichever library noticed it."""
+    try:
+        yield
+    except Exception as error:
+        if (why := no_room(error)) is None:
+            raise
+        written = sum(p.stat().st_size for p in [temporary, *temporary.rglob("*")] if p.is_file())
+        free = shutil.disk_usage(path.parent).free
+        raise FileError(
+            f"{path} could not be written: {why} (it needs more than {written / 2**20:.1f} MiB, "
+            f"{free / 2**20:.1f} MiB are free); make room and run the same command again: what was "
+            "finished stays."
+        ) from error
+
+
+def remove_temporaries(folder: str | Path) -> None:
+    """Delete what killed processes left half-written in a folder that nobody else writes to."""
+    for path in list(Path(folder).rglob(".*.tmp*")):
+        if _TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\..*)?")
 
 
 def _temporary_name(path: Path) -> Path:

@@ -6,9 +6,10 @@ silently: tests/golden/defaults.yaml holds them, and `HASH_VERSION` tells old ha
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,52 @@ def content_hash(*paths: str | Path) -> str:
         files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
         for file in files:
             name = "" if file == path else file.relative_to(path).as_posix()
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{name}\0{content}\n".encode())
+            digest.update(f"{name}\0{file_hash(file)}\n".encode())
         digest.update(b"\0")  # where one path ends and the next begins
     return digest.hexdigest()[:16]
+
+
+def hashes_of(folder: str | Path, patterns: Iterable[str]) -> dict[str, str]:
+    """`file_hash` of every file in a folder that matches one of the patterns, by relative path."""
+    folder = Path(folder)
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(found)}
+
+
+def changed_file(folder: str | Path, hashes: Mapping[str, str]) -> str | None:
+    """The first of the files that is missing or no longer has its hash; None if all do."""
+    for name, expected in hashes.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            return name
+        status = path.stat()
+        if _hash_of_version(path, status.st_mtime_ns, status.st_size, status.st_ino) != expected:
+            return name
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_of_version(path: Path, *_: int) -> str:
+    """`file_hash`, computed once as long as size, time and file stay the same."""
+    return file_hash(path)
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with a hash of themselves as `checksum`, for `is_signed`."""
+    return {**content, "checksum": _checksum(content)}
+
+
+def is_signed(content: Mapping[str, Any]) -> bool:
+    """Whether values are as `signed` left them; true of such as were never signed."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return content.get("checksum") in (None, _checksum(rest))
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """64 hex digits of the SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,6 +6,8 @@ it when a file is read, `pipelines.describe` shows it. Ranges stand beside eleme
 """
 
 import dataclasses
+import os
+import re
 import types
 import typing
 from collections.abc import Collection, Sequence
@@ -27,6 +29,10 @@ class Range:
     def qualify(self, kind: str) -> str:
         """The type called `kind` and the range, such as `int of at least 1`."""
         return f"{kind} of {self.describe()}"
+
+    def convert(self, value: Any) -> Any:
+        """What is meant by a value in the range; itself unless said otherwise."""
+        return value
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,62 @@ class NonEmpty(Range):
     def qualify(self, kind: str) -> str:
         """`a list of int, not empty`."""
         return f"{kind}, {self.describe()}"
+
+
+@dataclass(frozen=True)
+class Distinct(Range):
+    """Lists that hold nothing twice."""
+
+    def allows(self, value: Sequence[Any]) -> bool:
+        """Whether all elements differ."""
+        return len(set(value)) == len(value)
+
+    def describe(self) -> str:
+        """`nothing twice`."""
+        return "nothing twice"
+
+    def qualify(self, kind: str) -> str:
+        """`a list of int, nothing twice`."""
+        return f"{kind}, {self.describe()}"
+
+
+@dataclass(frozen=True)
+class PathText(Range):
+    """Paths a file system can hold; `~` at the start is the home folder."""
+
+    def allows(self, value: str) -> bool:
+        """Whether no part, nor the whole, is too long, and no character is impossible."""
+        parts = os.fsencode(value).split(b"/") if "\0" not in value else []
+        return bool(parts) and max(map(len, parts)) <= 255 and len(os.fsencode(value)) < 4096
+
+    def describe(self) -> str:
+        """`a path`."""
+        return "a path"
+
+    def qualify(self, kind: str) -> str:
+        """`a path (str, each part of at most 255 bytes)`."""
+        return f"{self.describe()} ({kind}, each part of at most 255 bytes)"
+
+    def convert(self, value: str) -> str:
+        """`~` expanded."""
+        return os.path.expanduser(value)
+
+
+@dataclass(frozen=True)
+class PlainName(Range):
+    """Names of files and folders that lead nowhere else, or empty."""
+
+    def allows(self, value: str) -> bool:
+        """Whether it is made of letters, digits and a few signs, the first none of these."""
+        return not value or (re.fullmatch(r"\w[\w.,=+-]*", value) is not None and len(value) <= 100)
+
+    def describe(self) -> str:
+        """`a plain name`."""
+        return "a plain name"
+
+    def qualify(self, kind: str) -> str:
+        """`a plain name (str of letters, digits and . , = + - _)`."""
+        return f"{self.describe()} ({kind} of letters, digits and . , = + - _)"
 
 
 def split_hint(hint: Any) -> tuple[Any, list[Range]]:

@@ -60,8 +60,8 @@ class CompressorConfig:
 
     kind: str = "query_pooling"
     n_latents: Annotated[int, AtLeast(1)] = 8
-    n_layers: Annotated[int, AtLeast(0)] = 2
-    n_pooling_layers: Annotated[int, AtLeast(1)] = 1
+    n_layers: Annotated[int, Between(0, 1000)] = 2
+    n_pooling_layers: Annotated[int, Between(1, 1000)] = 1
     causal: bool = False
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     nested: bool = False

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from base.errors import UserError
+
+
+class LatentsError(UserError):
+    """A compressor or bottleneck that returns something else than latents."""
 
 
 @dataclass
@@ -68,4 +74,33 @@ class Latents:
             {**self.losses, **(losses or {})},
             {**self.metrics, **(metrics or {})},
             bits,
+        )
+
+
+def check_latents(module: nn.Module, latents: Latents, shape: tuple[int, int, int]) -> None:
+    """Refuse what a compressor of somebody's own returns, if it is not what it should be.
+
+    Args:
+        module: Whose latents they are.
+        latents: What it returned.
+        shape: (B, M, D) they should have.
+
+    Raises:
+        LatentsError: Naming the class.
+    """
+    name = type(module).__name__
+    if not isinstance(latents, Latents):
+        raise LatentsError(f"{name} must return Latents, got {type(latents).__name__}.")
+    values, mask = latents.values, latents.mask
+    found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if found != shape:
+        raise LatentsError(
+            f"{name} must return latents of shape {shape} (batch, n_latents, d_model), got {found}."
+        )
+    if not values.is_floating_point():
+        raise LatentsError(f"{name} must return latents of real numbers, got {values.dtype}.")
+    if mask is not None and (tuple(mask.shape) != shape[:2] or mask.dtype != torch.bool):
+        raise LatentsError(
+            f"{name} must return a mask of shape {shape[:2]}, bool, got {tuple(mask.shape)} "
+            f"{mask.dtype}."
         )

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base.ranges import AtLeast
+from base.ranges import Between
 from compression.compressor import import_class
 from compression.latents import Latents
 from nets.regions import Regions
@@ -39,7 +39,7 @@ class ReconstructionConfig:
     """
 
     kind: str = "attention"
-    n_layers: Annotated[int, AtLeast(1)] = 1
+    n_layers: Annotated[int, Between(1, 1000)] = 1
 
 
 class ReconstructionHead(nn.Module):

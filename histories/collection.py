@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from base.errors import UserError
-from base.ranges import AtLeast, NonEmpty
+from base.ranges import AtLeast, Between, Distinct, NonEmpty
 from histories.curves import CURVES_NAME, write_learning_curves
 from histories.regions import MarkerRule, RuleName
 from histories.schema import SCHEMA_VERSION, check_history
@@ -56,8 +56,8 @@ class CollectConfig:
         n_workers: Processes on this machine; 0 for one per core.
     """
 
-    styles: Annotated[tuple[str, ...], NonEmpty()] = ("ppo",)
-    source_seeds: Annotated[tuple[Annotated[int, AtLeast(0)], ...], NonEmpty()] = (0,)
+    styles: Annotated[tuple[str, ...], NonEmpty(), Distinct()] = ("ppo",)
+    source_seeds: Annotated[tuple[Annotated[int, AtLeast(0)], ...], NonEmpty(), Distinct()] = (0,)
     n_streams: Annotated[int, AtLeast(1)] = 64
     n_regions: Annotated[int, AtLeast(1)] = 20
     streams: dict[str, Annotated[int, AtLeast(1)]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class CollectConfig:
     kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)
     marker_rule: RuleName = "rollout"
     episodes_per_region: Annotated[int, AtLeast(1)] = 4
-    n_workers: Annotated[int, AtLeast(0)] = 0
+    n_workers: Annotated[int, Between(0, 1024)] = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,9 @@ def make_parts(job: CollectJob) -> None:
             f"histories, one per task, got {found}"
         )
     for part, history in zip(job.parts, histories, strict=True):
-        check_history(history, job.job.family.observation_space, job.job.family.action_space)
+        family = job.job.family
+        spaces = family.observation_space, family.action_space
+        check_history(history, *spaces, episode_len=family.episode_len)
         if not _is_done(part):
             write_part(part.path, history, part.fingerprint)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from base.files import atomic_file
 from histories.regions import MARKER_END
@@ -167,7 +168,7 @@ def curve_table(histories_path: Path) -> Table:
             note = (curve_warning(curve) or "").partition(":")[0]
             values = [f"{curve.returns[end]:.2f}" for end in ends]
             labels = [curve.task_name, curve.split, curve.style, str(curve.source_seed)]
-            table.add_row(*labels, *values, best, note)
+            table.add_row(*map(Text, labels), *values, best, note)
     return table
 
 

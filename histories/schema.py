@@ -164,22 +164,93 @@ def space_from_spec(spec: Mapping[str, Any]) -> gymnasium.Space:
 
 
 def check_history(
-    history: History, observation_space: gymnasium.Space, action_space: gymnasium.Space
+    history: History,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    episode_len: int | None = None,
 ) -> None:
-    """Raise HistoryError where a field has another shape or dtype than the spaces ask for."""
+    """Raise HistoryError as `check_fields`, of a history that is to be written."""
+    fields = {name: getattr(history, name) for name in FIELDS}
+    check_fields(fields, observation_space, action_space, episode_len=episode_len)
+
+
+def check_fields(
+    fields: Mapping[str, np.ndarray],
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    *,
+    lengths: np.ndarray | None = None,
+    episode_len: int | None = None,
+) -> None:
+    """Check what is written and what is read alike.
+
+    Args:
+        fields: `FIELDS`, each `(S, T, ...)`.
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        lengths: `(S,)` transitions of each stream, where some are filled up.
+        episode_len: Longest possible episode; None where it is not known.
+
+    Raises:
+        HistoryError: A field has another shape or dtype than the spaces ask for, a value is none
+            of its space's, a reward is not finite, or an episode never ends.
+    """
     dtypes = field_dtypes(observation_space, action_space)
     shapes = field_shapes(observation_space, action_space)
-    size = (history.n_streams, history.n_transitions)
+    size = fields["rewards"].shape[:2]
     for name in FIELDS:
-        array = getattr(history, name)
-        expected = size + shapes[name]
-        if array.shape != expected or array.dtype != dtypes[name]:
+        array = fields[name]
+        expected = (*size, *shapes[name])
+        if len(size) != 2 or array.shape != expected or array.dtype != dtypes[name]:
             raise HistoryError(
                 f"history field {name} must be {expected} {dtypes[name]}, "
                 f"got {array.shape} {array.dtype}"
             )
-    if not np.isfinite(history.rewards).all():
+    if lengths is not None and (
+        lengths.shape != size[:1] or (lengths < 1).any() or (lengths > size[1]).any()
+    ):
+        raise HistoryError(f"history field n_transitions must be {size[:1]} of 1 ... {size[1]}")
+    if not np.isfinite(fields["rewards"]).all():
         raise HistoryError("history rewards must be finite")
+    there = (
+        np.arange(size[1]) < (np.full(size[0], size[1]) if lengths is None else lengths)[:, None]
+    )
+    for name, space in (
+        ("observations", observation_space),
+        ("next_observations", observation_space),
+        ("actions", action_space),
+    ):
+        if (wrong := _outside(fields[name][there], space)) is not None:
+            raise HistoryError(f"history field {name} holds {wrong}, which is none of {space}")
+    longest = _longest_episode(fields["terminated"] | fields["truncated"], there)
+    if episode_len is not None and longest > episode_len:
+        raise HistoryError(
+            f"a history has an episode of {longest} steps or more, but the family's episode_len is "
+            f"{episode_len}"
+        )
+
+
+def _outside(values: np.ndarray, space: gymnasium.Space) -> Any:
+    """A value `(n, ...)` that a space does not hold, None if it holds all.
+
+    Real numbers need only be finite: bounds that environments state are often kept loosely.
+    """
+    if isinstance(space, Box):
+        wrong = ~np.isfinite(values)
+    else:
+        start = np.asarray(getattr(space, "start", 0))
+        count = 2 if isinstance(space, MultiBinary) else getattr(space, "nvec", None)
+        count = np.asarray(space.n if count is None else count)  # pyright: ignore
+        wrong = (values < start) | (values >= start + count)
+    return values[wrong][0] if wrong.any() else None
+
+
+def _longest_episode(ended: np.ndarray, there: np.ndarray) -> int:
+    """Steps of the longest episode, broken-off ones included, of streams `(S, T)`."""
+    n = ended.shape[1]
+    ends = np.where(ended & there, np.arange(1, n + 1), 0)
+    before = np.maximum.accumulate(np.pad(ends, [(0, 0), (1, 0)]), axis=1)[:, :-1]
+    return int(((np.arange(1, n + 1) - before) * there).max(initial=0))
 
 
 def _smallest_int(low: int, high: int) -> np.dtype:

@@ -18,7 +18,15 @@ import numpy as np
 
 from base.errors import UserError
 from base.files import atomic_file
-from histories.schema import FIELDS, SCHEMA_VERSION, History, space_from_spec, space_spec
+from histories.schema import (
+    FIELDS,
+    SCHEMA_VERSION,
+    History,
+    HistoryError,
+    check_fields,
+    space_from_spec,
+    space_spec,
+)
 from tasks.family import Task
 from tasks.splits import Split
 
@@ -38,7 +46,7 @@ def write_part(path: Path, history: History, fingerprint: str) -> None:
         history: To write.
         fingerprint: Of the settings that made it, checked by `read_part`.
     """
-    with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_file(path) as temporary, _new_file(temporary) as file:
         file.attrs["format"] = PART_FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["fingerprint"] = fingerprint
@@ -103,7 +111,7 @@ def assemble(
     Raises:
         HistoryFileError: A part cannot be read.
     """
-    with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_file(path) as temporary, _new_file(temporary) as file:
         file.attrs["format"] = FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["family"] = family_name
@@ -170,7 +178,10 @@ class HistoriesReader:
             self.settings: dict[str, Any] = _json(file, "settings")
             tasks: Any = file["tasks"]
             self._tasks = {int(name): tasks[name] for name in tasks}
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            *(AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+            AssertionError,  # a space that gymnasium does not make
+        ) as error:
             raise DamagedFileError(_damaged(path)) from error
 
     def task_indices(self) -> list[int]:
@@ -180,8 +191,9 @@ class HistoriesReader:
     def task(self, index: int) -> Task:
         """The task as it was collected; raises HistoryFileError for an unknown index."""
         group = self._group(index)
-        params = json.loads(str(group.attrs["params"]))
-        return Task(index, str(group.attrs["name"]), params)
+        with _readable(self.path):
+            params = json.loads(str(group.attrs["params"]))
+            return Task(index, str(group.attrs["name"]), params)
 
     def references(self, index: int) -> tuple[float, float | None]:
         """Random and optimal return of a task, the latter None where unknown."""
@@ -189,14 +201,19 @@ class HistoriesReader:
         random, optimal = float(attributes["random_return"]), float(attributes["optimal_return"])
         return random, None if np.isnan(optimal) else optimal
 
-    def arrays(self, index: int) -> dict[str, np.ndarray]:
+    def arrays(self, index: int, episode_len: int | None = None) -> dict[str, np.ndarray]:
         """All fields `(streams, T, ...)` of a task, and what tells its streams apart.
 
         `style`, `source_seed` and `n_transitions` are `(streams,)`; beyond its `n_transitions` a
         stream holds nothing but zeros.
 
+        Args:
+            index: Of the task.
+            episode_len: Longest possible episode, to check against.
+
         Raises:
-            HistoryFileError: The index is unknown or the data are damaged.
+            HistoryFileError: The index is unknown, the data are damaged, or they are none that
+                could have been collected.
         """
         group = self._group(index)
         with _readable(self.path):
@@ -206,6 +223,17 @@ class HistoriesReader:
             arrays["n_transitions"] = (
                 group["n_transitions"][()] if "n_transitions" in group else full
             )
+            for name in ("style", "source_seed"):
+                if arrays[name].shape != full.shape:
+                    raise ValueError(f"{name} is not one per stream")
+        spaces = self.observation_space, self.action_space
+        try:
+            check_fields(arrays, *spaces, lengths=arrays["n_transitions"], episode_len=episode_len)
+        except HistoryError as error:
+            raise HistoryFileError(
+                f"{self.path}, task {index}: {error}; it was not collected by this code, or is "
+                f"damaged: {_REMEDY}."
+            ) from error
         return arrays
 
     def _group(self, index: int) -> Any:
@@ -229,6 +257,44 @@ def open_histories(path: str | Path) -> Iterator[HistoriesReader]:
         yield HistoriesReader(path, file)
 
 
+@contextmanager
+def _new_file(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file; a full disk ends in an OSError instead of a segmentation fault."""
+    with path.open("w+b", buffering=0) as raw:
+        spool = _Spool(raw)
+        with h5py.File(spool, "w") as file:
+            yield file
+        if spool.error is not None:
+            raise spool.error
+
+
+class _Spool:
+    """A file that HDF5 never hears an error of, for it does not survive one; it is kept."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw, self.error = raw, None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        while len(view) and self.error is None:
+            try:
+                view = view[self.raw.write(view) :]
+            except OSError as error:
+                self.error = error
+        return len(memoryview(data).cast("B"))
+
+    def truncate(self, size: int) -> int:
+        if self.error is None:
+            try:
+                return self.raw.truncate(size)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)
+
+
 class DamagedFileError(HistoryFileError):
     """A history file is truncated or otherwise unreadable."""
 
@@ -243,7 +309,7 @@ def _opened(path: Path, file_format: str) -> Iterator[h5py.File]:
         if h5py.is_hdf5(path):
             raise DamagedFileError(_damaged(path)) from error
         if path.stat().st_size == 0:
-            raise DamagedFileError(f"{path} is empty; delete it and collect again") from error
+            raise DamagedFileError(f"{path} is empty; {_REMEDY}") from error
         raise HistoryFileError(
             f"{path} is no HDF5 file, so no histories; name the histories.h5 of a collect stage"
         ) from error
@@ -254,7 +320,9 @@ def _opened(path: Path, file_format: str) -> Iterator[h5py.File]:
                 f"{path} is an HDF5 file but not of format {file_format!r} (found {found!r}); "
                 "name the histories.h5 of a collect stage"
             )
-        version = int(file.attrs.get("schema_version", 0))
+        version = file.attrs.get("schema_version", 0)
+        if not isinstance(version, int | np.integer):
+            raise DamagedFileError(_damaged(path))
         if version != SCHEMA_VERSION:
             remedy = "update this code" if version > SCHEMA_VERSION else "collect again"
             raise HistoryFileError(
@@ -267,12 +335,23 @@ def _opened(path: Path, file_format: str) -> Iterator[h5py.File]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, OSError, RuntimeError) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise DamagedFileError(_damaged(path)) from error
 
 
 def _damaged(path: Path) -> str:
-    return f"{path} is damaged or was cut short; delete it and collect again"
+    return f"{path} is damaged or was cut short; {_REMEDY}"
+
+
+_REMEDY = "delete it, and the meta.json beside it if there is one, and collect again"
 
 
 def _json(file: h5py.File, name: str) -> Any:

@@ -109,7 +109,7 @@ class RegionTable:
             )
         except (OSError, ValueError, KeyError, TypeError, SplitError, HistoryError) as error:
             raise TriplesError(
-                f"{path} is missing, damaged or does not fit its {META_NAME}; build triples again"
+                f"{path} is missing, damaged or does not fit its {META_NAME}; {_remedy(directory)}"
             ) from error
 
     def rows(self, max_region: int | None = None) -> np.ndarray:
@@ -156,7 +156,7 @@ def check_tables(tables: dict[str, RegionTable]) -> None:
             if other != part:
                 raise TriplesError(
                     f"task {task.name} stands both in the {other} and the {part} table; "
-                    "build triples again from a disjoint split"
+                    "build the triples of a disjoint split in another run_dir"
                 )
 
 
@@ -169,13 +169,17 @@ def read_meta(directory: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text())
         version = meta["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise TriplesError(f"{path} is damaged; build triples again") from error
+        raise TriplesError(f"{path} is damaged; {_remedy(directory)}") from error
     if version != FORMAT_VERSION:
         raise TriplesError(
             f"{path} has format version {version}, this code reads {FORMAT_VERSION}; "
-            "build triples again"
+            f"{_remedy(directory)}"
         )
     return meta
+
+
+def _remedy(directory: Path) -> str:
+    return f"delete {directory.parent} and run pipelines.build_triples again"
 
 
 def _mapped(path: Path) -> Any:

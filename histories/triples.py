@@ -29,7 +29,7 @@ from histories.table import (
     load_tables,
     read_meta,
 )
-from tasks.family import Task
+from tasks.family import Task, TaskFamily
 from tasks.splits import SPLIT_PARTS, Split, SplitError, check_disjoint, identity_of
 
 __all__ = ["RegionTable", "TriplesError", "TriplesSummary", "build_triples", "load_tables"]
@@ -54,6 +54,7 @@ def build_triples(
     histories_path: str | Path,
     out_dir: str | Path,
     *,
+    family: TaskFamily | None = None,
     split: Split | None = None,
     region_len: int | None = None,
     rule: MarkerRule | None = None,
@@ -64,6 +65,7 @@ def build_triples(
     Args:
         histories_path: A `histories.h5`.
         out_dir: For the three tables; each is written beside its place and renamed.
+        family: That the histories must be of; None for any.
         split: None for the split stored with the histories.
         region_len: Transitions in a row, L. None for that of the rule, or for the longest region
             where the rule counts episodes. Without a rule, another length than the recorded one
@@ -81,6 +83,8 @@ def build_triples(
     """
     out_dir = Path(out_dir)
     with open_histories(histories_path) as reader:
+        if family is not None:
+            _check_family(reader, family)
         split = split or reader.split
         _check_split(reader, split)
         rule, region_len = _resolve(reader.settings, rule, region_len)
@@ -100,8 +104,10 @@ def build_triples(
         present = _present(out_dir, meta["build_key"])
         if present is not None:
             return TriplesSummary(out_dir, present, built=False)
+        episode_len = family.episode_len if family else None
         regions = {
-            part: _find_regions(reader, getattr(split, part), rule, styles) for part in SPLIT_PARTS
+            part: _find_regions(reader, getattr(split, part), rule, styles, episode_len)
+            for part in SPLIT_PARTS
         }
         if region_len is None:
             region_len = max(int(part["length"].max(initial=1)) for part in regions.values())
@@ -109,6 +115,19 @@ def build_triples(
             _build_part(reader, regions[part], region_len, out_dir / part, {**meta, "part": part})
     n_rows = {part: len(regions[part]["task"]) for part in SPLIT_PARTS}
     return TriplesSummary(out_dir, n_rows, built=True)
+
+
+def _check_family(reader: HistoriesReader, family: TaskFamily) -> None:
+    for what, theirs, ours in (
+        ("of the family", reader.family_name, family.name),
+        ("observed in", reader.observation_space, family.observation_space),
+        ("acted in", reader.action_space, family.action_space),
+    ):
+        if theirs != ours:
+            raise TriplesError(
+                f"{reader.path} was {what} {theirs}, but this run's family has {ours}; name the "
+                "histories of this family, or the family of those histories."
+            )
 
 
 def _check_split(reader: HistoriesReader, split: Split) -> None:
@@ -154,6 +173,7 @@ def _find_regions(
     indices: Sequence[int],
     rule: MarkerRule | None,
     styles: Sequence[str] | None,
+    episode_len: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Columns task, stream, region, start, length, style, source_seed of every region."""
     columns: dict[str, list[np.ndarray]] = {
@@ -161,7 +181,7 @@ def _find_regions(
     }
     labels: dict[str, list[np.ndarray]] = {"style": [], "source_seed": []}
     for index in indices:
-        arrays = reader.arrays(index)
+        arrays = reader.arrays(index, episode_len)
         markers = arrays["compress_markers"]
         if rule is not None:
             ended = arrays["terminated"] | arrays["truncated"]

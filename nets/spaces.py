@@ -57,7 +57,7 @@ def field_spec(space: gymnasium.Space, what: str) -> FieldSpec:
 
     Args:
         space: Discrete, MultiDiscrete, MultiBinary, or Box with one or three dimensions.
-        what: `observation` or `action`, for the message.
+        what: Names it in the message, such as `observation`.
 
     Raises:
         SpaceError: For any other space.
@@ -74,7 +74,7 @@ def field_spec(space: gymnasium.Space, what: str) -> FieldSpec:
         high = tuple(map(float, space.high.ravel())) if low else ()
         return FieldSpec("vector" if len(space.shape) == 1 else "image", space.shape, (), low, high)
     raise SpaceError(
-        f"no encoder for the {what} space {space}: expected Discrete, MultiDiscrete or MultiBinary "
+        f"no encoder for {what} {space}: expected Discrete, MultiDiscrete or MultiBinary "
         "counted from 0, or a Box of one (vector) or three (image) dimensions; wrap the "
         "environment, for example in gymnasium.wrappers.FlattenObservation."
     )

@@ -30,9 +30,10 @@ from pipelines.stages import DATA_STAGES, StageError
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable
-from training.clusters import make_pool
+from training.clusters import check_executor, make_pool
 from training.config import to_yaml
 from training.jobs import Job, run_jobs
+from training.locks import take_lock
 from training.run_dir import claim_run_dir
 from training.workers import visible_gpus
 
@@ -59,11 +60,12 @@ def main(config: SweepConfig, file: str, *, dry_run: bool = False) -> None:
     """Run the sweep."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StageError("a sweep starts its processes itself; launch pipelines.ablate as one.")
+    check_executor(config.executor, config.executor_options)
     sweep = lay_out(config, file)
     config = sweep.config
     store = StageStore(config.store, [*config.reuse, sweep.base_config.run_dir])
     work = what_is_left(sweep, store)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = SweepTable(work.rows, console)
     if dry_run:
         table.print(f"{config.run_dir}: {len(sweep.cells)} cells, nothing is run")
@@ -137,6 +139,7 @@ def prepare(sweep: Sweep, store: StageStore) -> None:
     """
     ignored = ("executor", "n_workers", "executor_options", "reuse", "store", "run_dir", "seeds")
     claim_run_dir(sweep.root, sweep.config, ignored)
+    take_lock(sweep.root, "cells")
     write_json(
         sweep.root / "sweep.json",
         {
@@ -160,7 +163,7 @@ def report(sweep: Sweep) -> None:
     from reports.comparison import ReportOptions
     from reports.sweeps import write_sweep_comparison
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     command = f"accelerate launch -m pipelines.ablate --config {sweep.root / 'config.yaml'}"
     out = sweep.root / "report"
     options = ReportOptions(

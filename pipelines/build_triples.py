@@ -18,6 +18,7 @@ from histories.collection import HISTORIES_NAME
 from histories.triples import build_triples
 from pipelines.common import open_run
 from pipelines.config import RunConfig
+from pipelines.stages import STAGES
 from training.run_dir import mark_done, stage_done
 
 
@@ -32,11 +33,14 @@ def main(config: RunConfig) -> None:
     histories = Path(config.histories or run.folder("collect") / HISTORIES_NAME)
     started = time.perf_counter()
     if run.accelerator.is_main_process:
-        summary = build_triples(histories, folder, split=run.split, region_len=config.region_len)
+        summary = build_triples(
+            histories, folder, family=run.family, split=run.split, region_len=config.region_len
+        )
         mark_done(
             folder,
             "build_triples",
             inputs,
+            results=STAGES["build_triples"].results,
             seconds=time.perf_counter() - started,
             split_identity=run.split.identity,
         )

@@ -6,14 +6,17 @@ which is also its `--help`. A stage's script calls `run_stage` above its imports
 """
 
 import argparse
+import contextlib
 import importlib
 import inspect
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-from base.errors import UserError
+from base.errors import as_user_error
 
 RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
 USER_ERROR = 2
@@ -45,7 +48,8 @@ def run_stage(
     """
     doc = sys.modules["__main__"].__doc__
     stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
-    stage = importlib.import_module(f"pipelines.{name}").main
+    with mistakes_told():
+        stage = importlib.import_module(f"pipelines.{name}").main
     run_main(stage, config_class=config_class, flags=flags)
     raise SystemExit(0)
 
@@ -67,27 +71,44 @@ def run_main(
         flags: switches `--name` besides and their help; the stage is given them by keyword.
 
     Raises:
-        SystemExit: 2 after a user's mistake, told on stderr in one paragraph; 130 after Ctrl-C.
-            Any other exception is a defect and keeps its traceback.
+        SystemExit: 2 after a user's mistake, told on stderr in one paragraph; 130 after Ctrl-C or
+            SIGTERM. Any other exception is a defect and keeps its traceback.
     """
     doc = sys.modules[stage.__module__].__doc__ or stage.__doc__
     arguments = stage_parser(stage.__module__, doc, flags).parse_intermixed_args(argv)
-    from training.config import load_config  # late, so that --help is quick
-
     extra = {flag: getattr(arguments, flag) for flag in flags}
-    try:
+    with mistakes_told():
+        from training.config import load_config  # late, so that --help is quick
+        from training.locks import lock_scope
+
         target = config_class if isinstance(config_class, str) else config_class(arguments.config)
         if target != RUN_CONFIG:
             extra["file"] = arguments.config
         module, _, name = target.partition(":")
         kind = getattr(importlib.import_module(module), name)
-        stage(load_config(kind, arguments.config, arguments.overrides), **extra)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(USER_ERROR) from None
+        with lock_scope():
+            stage(load_config(kind, arguments.config, arguments.overrides), **extra)
+
+
+@contextlib.contextmanager
+def mistakes_told() -> Iterator[None]:
+    """Turn a user's mistake into one paragraph and exit status 2; Ctrl-C and SIGTERM into 130."""
+    if threading.current_thread() is threading.main_thread():  # others may set no handler
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
         raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        if (mistake := as_user_error(error)) is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(USER_ERROR) from None
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def stage_parser(

@@ -35,6 +35,7 @@ from histories.collection import (
 from histories.curves import curve_table
 from pipelines.common import Run, open_run
 from pipelines.config import RunConfig
+from pipelines.stages import STAGES
 from teacher.sources import make_sources
 from training.jobs import Job, JobResult, Listener, run_jobs
 from training.run_dir import mark_done, stage_done
@@ -71,6 +72,7 @@ def main(config: RunConfig) -> None:
             folder,
             "collect",
             inputs,
+            results=STAGES["collect"].results,
             seconds=time.perf_counter() - started,
             split_identity=run.split.identity,
             env_steps=summary.n_env_steps,
@@ -157,6 +159,6 @@ def _report(run: Run, summary: CollectSummary) -> None:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     rate = summary.n_env_steps / max(summary.seconds, 1e-9)
     console.print(
-        f"{summary.n_jobs} histories in {summary.path}, {summary.n_env_steps} environment steps in "
-        f"{summary.seconds:.0f} s ({rate:.0f} steps/s)"
+        f"{summary.n_jobs} histories in {escape(str(summary.path))}, {summary.n_env_steps} "
+        f"environment steps in {summary.seconds:.0f} s ({rate:.0f} steps/s)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,23 @@ from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
 from ad.model import InContextModel
+from base.errors import UserError
+from base.files import remove_temporaries
 from base.seeding import derive
+from histories.schema import field_dtypes, field_shapes
 from histories.triples import RegionTable
+from nets.regions import Regions
 from nets.spaces import FieldSpec, field_spec
 from pipelines.config import RUN_INDEPENDENT, RunConfig
 from pipelines.methods import TRAINED, UNTRAINED
 from pipelines.models import build_model
+from pipelines.sizes import LARGE_MODEL, check_sizes, least_parameters
 from pipelines.stages import STAGES, Inputs, StageError, before
 from tasks.family import Task, TaskFamily, load_family
+from tasks.family_check import check_family
 from tasks.splits import Split, make_split
-from training.run_dir import claim_run_dir, read_meta, stage_done
+from training.locks import take_lock
+from training.run_dir import check_files, claim_run_dir, read_meta, stage_done
 
 N_FIT_REGIONS = 4096
 """Training regions that scaling, and compressors without gradients, are fitted on."""
@@ -119,7 +126,9 @@ class Run:
                 f"{folder} is not finished, and this stage needs it; run `accelerate launch -m "
                 f"pipelines.{stage} --config ...{own}` with the same run_dir first."
             )
-        return read_meta(folder) or {}
+        meta = read_meta(folder) or {}
+        check_files(folder, meta)
+        return meta
 
     def parents(self, stage: str) -> dict[str, dict[str, Any]]:
         """Return the meta.json of every stage that a stage is made from, by its job's name.
@@ -148,8 +157,9 @@ def open_tasks(config: RunConfig) -> tuple[TaskFamily, Split]:
         UserError: The family cannot be made, nobody can encode its spaces, or the split is refused.
     """
     family = load_family(config.family.target, config.family.kwargs)
-    field_spec(family.observation_space, "observation")
-    field_spec(family.action_space, "action")
+    field_spec(family.observation_space, f"{type(family).__name__}.observation_space:")
+    field_spec(family.action_space, f"{type(family).__name__}.action_space:")
+    check_family(family)
     return family, make_split(family.tasks(), **split_settings(config))
 
 
@@ -180,11 +190,25 @@ def open_run(config: RunConfig, stage: str) -> Run:
     check_models(run, config.methods if stage == "run" else [config.method])
     if accelerator.is_main_process:
         claim_run_dir(config.run_dir, config, RUN_INDEPENDENT)
+        _lock(config, stage)
     accelerator.wait_for_everyone()
     n = accelerator.num_processes
     processes = f"{n} process{'es' if n > 1 else ''}"
     run.say(f"{stage}: {processes} on {accelerator.device}, {config.run_dir}")
     return run
+
+
+def _lock(config: RunConfig, stage: str) -> None:
+    """Let nobody else write what a stage writes; what all seeds share, whoever comes next skips."""
+    if stage == "run":
+        for seed in config.seeds:
+            take_lock(config.run_dir, f"seed_{seed}")
+    elif stage in STAGES:
+        shared = STAGES[stage].shared or config.method in UNTRAINED
+        folders = STAGES[stage].folders(config)
+        if take_lock(config.run_dir, folders[0], wait=shared):
+            for folder in folders:
+                remove_temporaries(Path(config.run_dir) / folder)
 
 
 def _accelerator(config: RunConfig) -> Accelerator:
@@ -209,15 +233,56 @@ def _accelerator(config: RunConfig) -> Accelerator:
 def check_models(run: Run, methods: Sequence[str]) -> None:
     """Build methods' models, so that impossible sizes are told before any work.
 
-    Not on the meta device, for whose sake torch imports its compiler.
+    On the meta device, for whose sake torch imports its compiler, only where they are large.
 
     Raises:
         UserError: One cannot be built.
     """
+    trained = [method for method in methods if method in TRAINED]
+    models: dict[str, InContextModel] = {}
+    large = max((least_parameters(run.of(m).config) for m in trained), default=0) > LARGE_MODEL
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if large else "cpu"):
+        for method in trained:
+            try:
+                models[method] = build_model(run.of(method))
+            except (OverflowError, RuntimeError) as error:
+                raise StageError(
+                    f"the model of method={method} cannot be built ({error}); take smaller sizes "
+                    "in the sections model, compressor, decoder, memory or teacher."
+                ) from error
+    check_sizes(run, models)
+    for method, model in models.items():
+        if getattr(model.config, "foreign_code", {}):
+            _try_out(run.of(method))
+
+
+def _try_out(run: Run) -> None:
+    """Let a student with parts of somebody's own compress two regions, one of them short.
+
+    Raises:
+        StageError: A part fails, or what comes out is no finite number.
+    """
+    spaces = run.family.observation_space, run.family.action_space
+    dtypes, shapes = field_dtypes(*spaces), field_shapes(*spaces)
+    size = (2, run.config.region_len)
+    zeros = {n: torch.from_numpy(np.zeros(size + shapes[n], dtypes[n])) for n in shapes}
+    mask = torch.ones(size, dtype=torch.bool)
+    mask[1, (size[1] + 1) // 2 :] = False
+    regions = Regions(**{f.name: zeros.get(f.name, mask) for f in fields(Regions)})
     with torch.random.fork_rng(devices=[]):
-        for method in methods:
-            if method in TRAINED:
-                build_model(run.of(method))
+        student = build_model(run).eval()
+        kinds = ", ".join(student.config.foreign_code.values())
+        try:
+            with torch.no_grad():
+                latents = student.compress(regions)
+        except UserError:
+            raise
+        except Exception as error:
+            raise StageError(
+                f"{kinds}: failed on a batch of two regions: {type(error).__name__}: {error}"
+            ) from error
+    if not torch.isfinite(latents.values).all():
+        raise StageError(f"{kinds}: latents of two regions hold what is no finite number.")
 
 
 def source(

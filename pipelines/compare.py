@@ -49,4 +49,5 @@ def compare(config: RunConfig) -> None:
         console=Console(),
     )
     write_comparison([root, *config.compare.also], out, options=options)
-    Console(highlight=False, soft_wrap=True).print(f"table and figures: {out}")
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"table and figures: {out}")

@@ -10,7 +10,7 @@ from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.model import ModelConfig
 from ad.objectives import LossConfig
-from base.ranges import AtLeast, Between, Choices, NonEmpty
+from base.ranges import AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
 from compression.memory import MemoryConfig
@@ -131,7 +131,7 @@ class CompareConfig:
         solved_threshold: Normalised final return from which a task counts as solved.
     """
 
-    also: tuple[str, ...] = ()
+    also: Annotated[tuple[Annotated[str, PathText()], ...], Distinct()] = ()
     solved_threshold: Annotated[float, Between(0, 1)] = 0.8
 
 
@@ -144,8 +144,8 @@ class ShipConfig:
         name: Of the model's folder; empty for that of the run directory and the method.
     """
 
-    folder: str = "models"
-    name: str = ""
+    folder: Annotated[str, PathText()] = "models"
+    name: Annotated[str, PlainName()] = ""
 
 
 @dataclass(frozen=True)
@@ -165,20 +165,20 @@ class RunConfig:
         trackers: accelerate trackers, such as tensorboard, wandb, all; empty for none.
     """
 
-    run_dir: str = ""
+    run_dir: Annotated[str, PathText()] = ""
     seed: Annotated[int, AtLeast(0)] = 0
-    seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty()] = field(
+    seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty(), Distinct()] = field(
         default_factory=lambda: [0]
     )
     method: Annotated[str, Choices(TRAINED + UNTRAINED)] = "student"
-    methods: list[Annotated[str, Choices(TRAINED + UNTRAINED)]] = field(
-        default_factory=lambda: list(TRAINED)
-    )
-    histories: str = ""
+    methods: Annotated[
+        list[Annotated[str, Choices(TRAINED + UNTRAINED)]], NonEmpty(), Distinct()
+    ] = field(default_factory=lambda: list(TRAINED))
+    histories: Annotated[str, PathText()] = ""
     region_len: Annotated[int, AtLeast(1)] = 80
-    n_workers: Annotated[int, AtLeast(0)] = 0
-    threads: Annotated[int, AtLeast(1)] = 1
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    n_workers: Annotated[int, Between(0, 1024)] = 0
+    threads: Annotated[int, Between(1, 1024)] = 1
+    trackers: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["tensorboard"])
     family: FamilyConfig = field(default_factory=FamilyConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)

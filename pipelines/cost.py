@@ -22,7 +22,7 @@ from base.files import atomic_file
 from pipelines.common import Run, open_run
 from pipelines.config import RunConfig
 from pipelines.models import build_model, policy_of
-from pipelines.stages import HISTORY_REGIONS, N_STREAMS
+from pipelines.stages import HISTORY_REGIONS, N_STREAMS, STAGES
 from probes.cost import Cost, acting_cost
 from training.run_dir import mark_done, stage_done
 
@@ -48,6 +48,7 @@ def main(config: RunConfig) -> None:
         folder,
         "cost",
         inputs,
+        results=STAGES["cost"].results,
         seconds=time.perf_counter() - started,
         device=str(run.accelerator.device),
         threads=config.threads,

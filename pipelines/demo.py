@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import sys
 from collections.abc import Sequence
 
-from base.errors import UserError
-from pipelines.cli import INTERRUPTED, USER_ERROR
+from pipelines.cli import mistakes_told
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,15 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: 2 after a user's mistake, told in one sentence.
     """
     arguments = parser().parse_args(argv)
-    from pipelines.demonstration import demonstrate  # late, so that --help is quick
+    with mistakes_told():
+        from pipelines.demonstration import demonstrate  # late, so that --help is quick
 
-    try:
         demonstrate(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--episodes", type=int, default=40, metavar="N")
     found.add_argument("--seed", type=int, default=0, help="of the sampled actions")
+    found.add_argument(
+        "--trust-model-code",
+        action="store_true",
+        help="import the classes of somebody's own that the model's config.json names",
+    )
     found.add_argument("--gif", default="runs/demo/demo.gif", metavar="FILE")
     return found
 

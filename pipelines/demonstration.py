@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from probes.traces import (
 )
 from reports.film import captioned, write_gif
 from reports.terminal import LEGEND, bar, beside, room
-from tasks.family import Task, TaskFamily, load_family
+from tasks.family import FAMILIES, Task, TaskFamily, load_family
 from tasks.splits import SplitError, make_split
 
 BAR_WIDTH = 40
@@ -41,12 +42,12 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     Raises:
         DemoError: There is no such model, task or number of episodes.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if arguments.episodes < 1:
         raise DemoError(f"--episodes is {arguments.episodes}, expected at least 1.")
     torch.set_num_threads(1)
-    student = load_shipped(Path(arguments.model))
-    family = family_of(student)
+    student = load_shipped(Path(arguments.model), trust_model_code=arguments.trust_model_code)
+    family = family_of(student, trust_model_code=arguments.trust_model_code)
     tasks = held_out_tasks(student, family)
     task = min(tasks, key=lambda task: family.optimal_return(task) or 0.0)
     if arguments.task is not None:
@@ -79,21 +80,22 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     ):
         highest = max(highest or 1.0, episode.total)
         line = bar(episode.total, best or highest, BAR_WIDTH)
-        console.print(f"episode {episode.number:3d} │{line}│ {episode.total:g}", markup=False)
+        console.print(f"episode {episode.number:3d} │{line}│ {episode.total:g}")
         if episode.number in shown:
             kept.append(episode)
     for line in paths(kept, family, task, student):
-        console.print(line, markup=False)
+        console.print(line)
     if pictures:
         write_gif(Path(arguments.gif), film(kept))
         console.print(f"\nfilm: {arguments.gif}")
 
 
-def load_shipped(folder: Path) -> CADStudent:
+def load_shipped(folder: Path, *, trust_model_code: bool = False) -> CADStudent:
     """Load a student by `from_pretrained`, on the CPU.
 
     Raises:
-        DemoError: There is none, or it is damaged.
+        DemoError: There is none.
+        ModelError: It is damaged, or names code that is not trusted.
     """
     missing = [n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()]
     if missing:
@@ -101,19 +103,28 @@ def load_shipped(folder: Path) -> CADStudent:
             f"{folder} holds no shipped student ({' and '.join(missing)} missing); give its folder "
             "with --model, or ship one with pipelines.ship."
         )
-    try:
-        return CADStudent.from_pretrained(str(folder), local_files_only=True).eval()
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DemoError(f"{folder} cannot be loaded ({reason}).") from error
+    trust: Any = {"trust_model_code": trust_model_code}
+    return CADStudent.from_pretrained(str(folder), local_files_only=True, **trust).eval()
 
 
-def family_of(student: CADStudent) -> TaskFamily:
-    """Build the family a student was trained on, from its provenance."""
+def family_of(student: CADStudent, *, trust_model_code: bool = False) -> TaskFamily:
+    """Build the family a student was trained on, from its provenance.
+
+    Raises:
+        DemoError: It is not named, or one of somebody's own that is not trusted.
+        FamilyError: It cannot be built.
+    """
     provenance = student.config.provenance
-    if "family" not in provenance:
+    target, kwargs = provenance.get("family"), provenance.get("family_kwargs") or {}
+    if not (isinstance(target, str) and isinstance(kwargs, dict)):
         raise DemoError("the model's config.json names no family in its provenance; ship it again.")
-    return load_family(provenance["family"], provenance.get("family_kwargs"))
+    imports = target not in FAMILIES or ":" in str(kwargs.get("env_id", ""))
+    if imports and not trust_model_code:
+        raise DemoError(
+            f"the model's config.json has the family {target!r} {kwargs or ''}, code of whoever "
+            "saved it; read that code, and give --trust-model-code if you trust it."
+        )
+    return load_family(target, kwargs)
 
 
 def held_out_tasks(student: CADStudent, family: TaskFamily) -> list[Task]:

@@ -75,7 +75,8 @@ def main(config: RunConfig) -> None:
         started, out = time.perf_counter(), run.root / folder
         own = facts if name == config.method else {}
         _evaluate(run, METHODS[name], model, own, out)
-        mark_done(out, "evaluate", inputs, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        mark_done(out, "evaluate", inputs, results=STAGES["evaluate"].results, seconds=seconds)
 
 
 def _recall(

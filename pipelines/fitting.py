@@ -20,6 +20,7 @@ from pipelines.common import Run, source
 from pipelines.models import policy_of
 from pipelines.stages import STAGES, StageError
 from tasks.family import Task
+from training.checkpoint import latest_checkpoint
 from training.loop import fit
 from training.metrics import training_bytes
 from training.run_dir import mark_done, stage_done
@@ -118,6 +119,7 @@ def train(run: Run, training: Training) -> None:
             stage.name,
             inputs,
             seconds=time.perf_counter() - started,
+            results=stage.results,
             parents={name: meta["inputs"] for name, meta in parents.items()},
             split_identity=run.split.identity,
             train_peak_mb=memory / 2**20,
@@ -165,7 +167,8 @@ def _check_unfinished(stage_dir: Path, inputs: str, run: Run) -> None:
     """Refuse to continue checkpoints that were begun with other inputs."""
     marker = stage_dir / "inputs"
     begun = marker.exists()
-    if begun and marker.read_text() != inputs:
+    started = latest_checkpoint(stage_dir) is not None
+    if (begun and marker.read_bytes() != inputs.encode()) or (started and not begun):
         raise StageError(
             f"{stage_dir} was begun with another configuration or other inputs; give another "
             f"run_dir, or delete {stage_dir} to begin it anew."

@@ -6,6 +6,7 @@ where everything that describes it is the same in the run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from ad.controls import Control, LatentControl
-from ad.model import InContextModel, ModelConfig
+from ad.model import InContextModel
 from ad.policy import ContextPolicy
 from ad.recall import FrozenPolicy
 from ad.student import CADStudent, StudentConfig, StudentParts
@@ -23,7 +24,7 @@ from nets.regions import Regions
 from pipelines.methods import METHODS
 from pipelines.stages import StageError, chain, own_config
 from tasks.family import Task
-from teacher.model import TeacherConfig, TeacherModelConfig, teacher_class
+from teacher.model import TeacherModelConfig, teacher_class
 from training.checkpoint import load_weights
 from training.run_dir import git_sha
 
@@ -90,7 +91,10 @@ def load_model(run: Run, stage: str) -> Any:
     folder = run.folder(stage)
     _check(folder, cls, expected)
     try:
-        model: Any = cls.from_pretrained(str(folder / "model"), local_files_only=True)
+        # Its config.json names the classes that the run's own configuration names.
+        model: Any = cls.from_pretrained(
+            str(folder / "model"), local_files_only=True, trust_model_code=True
+        )
     except Exception as error:
         raise _damaged(folder, error) from error
     return model.to(run.accelerator.device).eval()
@@ -179,8 +183,11 @@ def _provenance(run: Run) -> dict[str, Any]:
         "family_kwargs": run.config.family.kwargs,
         "split_identity": run.split.identity,
         "split": run.split.name,
-        "git_sha": git_sha(),
+        "git_sha": _git_sha(),
     }
+
+
+_git_sha = functools.cache(git_sha)  # asked for with every model that is built
 
 
 def _check(folder: Path, cls: Any, expected: Any, sections: Sequence[str] | None = None) -> None:
@@ -195,9 +202,9 @@ def _check(folder: Path, cls: Any, expected: Any, sections: Sequence[str] | None
     try:
         found = cls.config_class.from_pretrained(str(folder / "model"), local_files_only=True)
         saved, wanted = _described(found), _described(expected)
+        theirs, ours = dict(found.provenance), expected.provenance
     except Exception as error:
         raise _damaged(folder, error) from error
-    theirs, ours = (config.provenance for config in (found, expected))
     if theirs.get("split_identity") != ours["split_identity"]:
         raise StageError(
             f"{folder / 'model'} was trained on the task split {theirs.get('split')!r}, not on "
@@ -219,8 +226,8 @@ def _described(config: StudentConfig | TeacherModelConfig) -> dict[str, Any]:
         sections = vars(config.student_parts)
     else:
         sections = {
-            "model": ModelConfig(**config.model),
-            "teacher": TeacherConfig(**config.teacher),
+            "model": config.sizes,
+            "teacher": config.settings,
         }
     plain = {name: to_plain(section) for name, section in sections.items()}
     return {

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from pipelines.common import open_tasks
+from pipelines.common import Run, check_models, open_tasks
 from pipelines.config import RunConfig
 from pipelines.methods import TRAINED, untrained_of
 from pipelines.stages import STAGES, Inputs, Stage, before
 from tasks.splits import Split
+from training.locks import lock_scope
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class PlannedStage:
     def run(self, run_dir: str | None = None) -> None:
         """Run it in this process, in another run directory if one is given."""
         config = replace(self.config, run_dir=run_dir) if run_dir else self.config
-        importlib.import_module(f"pipelines.{self.module}").main(config)
+        with lock_scope():
+            importlib.import_module(f"pipelines.{self.module}").main(config)
 
 
 def plan(config: RunConfig) -> list[PlannedStage]:
@@ -48,6 +52,8 @@ def plan(config: RunConfig) -> list[PlannedStage]:
         UserError: The tasks cannot be made, or existing histories are no file.
     """
     family, split = open_tasks(config)
+    bare: Any = None  # nothing runs, so nothing is placed on a device
+    check_models(Run(config, Path(config.run_dir), family, split, bare), config.methods)
     planner = _Planner(split)
     planner.add(STAGES["build_triples"], config)
     for seed in config.seeds:

@@ -104,7 +104,7 @@ def main(config: RunConfig) -> None:
         out / "probe.json", {**header, "probes": probes, **latents, "swap": swap, "strip": strip}
     )
     _tell(Console(), probes, latents, swap)
-    Console(highlight=False, soft_wrap=True).print(f"numbers and figures: {out}")
+    Console(highlight=False, soft_wrap=True, markup=False).print(f"numbers and figures: {out}")
 
 
 def _seed(run: Run, purpose: str) -> int:

@@ -49,6 +49,7 @@ class Stage:
         section: Of a training stage, the section of the configuration that holds its settings.
         batches: Of a training stage, what its batches are drawn for: two stages of one training
             seed and one purpose draw the same.
+        results: Files in its directories that others read, as patterns.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     shared: bool = False
     section: str = ""
     batches: str = ""
+    results: tuple[str, ...] = ("model/config.json", "model/model.safetensors")
 
     def job(self, config: RunConfig) -> str:
         """Return its name among the stages of a run."""
@@ -253,13 +255,20 @@ def _cost_sections(config: RunConfig, split: Split) -> dict[str, Any]:
 
 
 _ALL = (
-    Stage("collect", lambda config: ("collect",), _collect_sections, shared=True),
+    Stage(
+        "collect",
+        lambda config: ("collect",),
+        _collect_sections,
+        shared=True,
+        results=("histories.h5",),
+    ),
     Stage(
         "build_triples",
         lambda config: ("triples",),
         _triples_sections,
         _triples_parents,
         shared=True,
+        results=("*/regions.arrow", "*/meta.json"),
     ),
     Stage(
         "train_teacher",
@@ -299,8 +308,20 @@ _ALL = (
         section="finetune",
         batches="actions again",  # not those of distill once more
     ),
-    Stage("evaluate", _evaluate_folders, _evaluate_sections, _evaluate_parents),
-    Stage("cost", lambda config: ("cost",), _cost_sections, shared=True),
+    Stage(
+        "evaluate",
+        _evaluate_folders,
+        _evaluate_sections,
+        _evaluate_parents,
+        results=("*.npy", "metrics.json"),
+    ),
+    Stage(
+        "cost",
+        lambda config: ("cost",),
+        _cost_sections,
+        shared=True,
+        results=("cost.csv",),
+    ),
 )
 
 STAGES = {stage.name: stage for stage in _ALL}

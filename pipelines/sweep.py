@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from base.errors import UserError
-from base.ranges import AtLeast, Choices, NonEmpty
+from base.ranges import AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
 from pipelines.config import RunConfig
 from pipelines.methods import TRAINED
 from pipelines.plan import PlannedStage, plan
 from pipelines.stages import STAGES
 from training.clusters import EXECUTORS
 from training.config import load_config
+
+MOST_CELLS = 10_000
 
 
 class SweepError(UserError):
@@ -53,23 +55,25 @@ class SweepConfig:
         executor_options: What the executor is given besides, see docs/running.md.
     """
 
-    config: str = ""
-    name: str = ""
-    run_dir: str = ""
+    config: Annotated[str, PathText()] = ""
+    name: Annotated[str, PlainName()] = ""
+    run_dir: Annotated[str, PathText()] = ""
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
     first_stage: Annotated[str, Choices(tuple(STAGES))] = "collect"
-    seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty()] = field(
+    seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty(), Distinct()] = field(
         default_factory=lambda: [0]
     )
-    methods: list[Annotated[str, Choices(TRAINED)]] = field(default_factory=lambda: ["student"])
-    controls: list[Annotated[str, Choices(TRAINED)]] = field(
+    methods: Annotated[list[Annotated[str, Choices(TRAINED)]], NonEmpty(), Distinct()] = field(
+        default_factory=lambda: ["student"]
+    )
+    controls: Annotated[list[Annotated[str, Choices(TRAINED)]], Distinct()] = field(
         default_factory=lambda: ["teacher", "none"]
     )
-    reuse: list[str] = field(default_factory=list)
-    store: str = "runs/store"
+    reuse: Annotated[list[Annotated[str, PathText()]], Distinct()] = field(default_factory=list)
+    store: Annotated[str, PathText()] = "runs/store"
     executor: Annotated[str, Choices(EXECUTORS)] = "local"
-    n_workers: Annotated[int, AtLeast(0)] = 0
+    n_workers: Annotated[int, Between(0, 1024)] = 0
     executor_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -152,12 +156,15 @@ def lay_out(config: SweepConfig, file: str | Path) -> Sweep:
     axes = {axis: _values(axis, values) for axis, values in config.grid.items()}
     if not axes:
         raise SweepError(f"{file}: grid is empty; give at least one key with a list of values.")
+    _check_keys(config, file)
+    _check_count(config, axes, file)
     settings = _settings(config.settings)
     shared = load_config(RunConfig, base_file, [_override(k, v) for k, v in settings.items()])
     points = [
         _point(dict(zip(axes, labels, strict=True)), axes, config.methods, settings)
         for labels in itertools.product(*(tuple(values) for values in axes.values()))
     ]
+    _check_equal(points)
     base = None
     if config.controls:
         methods = _override("methods", config.controls)
@@ -221,9 +228,51 @@ def _range(axis: str, given: Mapping[str, Any]) -> Iterator[float]:
     if not rising or stop < start:
         raise SweepError(f"grid.{axis}: the range {dict(given)} never gets from start to stop.")
     count = (stop - start) / by if kind == "step" else math.log(stop / start, by)
+    if count >= MOST_CELLS:
+        raise SweepError(
+            f"grid.{axis}: the range {dict(given)} has {count + 1:.0f} values, at most "
+            f"{MOST_CELLS} are possible."
+        )
     for i in range(math.floor(count + 1e-9) + 1):
         value = start + i * by if kind == "step" else start * by**i
         yield value if isinstance(value, int) else float(f"{value:.12g}")
+
+
+def _check_keys(config: SweepConfig, file: str | Path) -> None:
+    """Refuse keys that a sweep sets itself, and folders that are not there."""
+    grouped = [group for axis in config.grid.values() for group in _groups(axis)]
+    for key in [*config.grid, *(key for group in grouped for key in _settings(group))]:
+        if key in ("run_dir", "seed", "seeds", "methods"):
+            other = "seeds: [...]" if key in ("seed", "seeds") else "method" * (key == "methods")
+            hint = f"; give {other} instead" if other else ": every cell has a folder of its own"
+            raise SweepError(f"{file}: grid has {key}, which a sweep sets itself{hint}.")
+    for folder in config.reuse:
+        if not Path(folder).is_dir():
+            raise SweepError(f"{file}: reuse: {folder} is no folder; give that of a run.")
+
+
+def _groups(axis: Any) -> list[Mapping[str, Any]]:
+    every = axis.values() if isinstance(axis, Mapping) else ()
+    return [group for group in every if isinstance(group, Mapping)]
+
+
+def _check_count(config: SweepConfig, axes: Mapping[str, Any], file: str | Path) -> None:
+    count = math.prod(len(values) for values in axes.values()) * len(config.seeds)
+    if count > MOST_CELLS:
+        raise SweepError(
+            f"{file}: grid and seeds make {count} cells, at most {MOST_CELLS} are possible; vary "
+            "fewer keys at once."
+        )
+
+
+def _check_equal(points: Sequence[Point]) -> None:
+    seen: dict[tuple[str, ...], Point] = {}
+    for point in points:
+        first = seen.setdefault(tuple(sorted(point.overrides)), point)
+        if first is not point:
+            raise SweepError(
+                f"grid: {first.folder} and {point.folder} have the same settings; take one out."
+            )
 
 
 def _settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

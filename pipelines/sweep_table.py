@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.plan import PlannedStage
 from pipelines.stages import STAGES
@@ -150,11 +151,10 @@ class SweepTable(PrintingListener):
                 named = ", ".join(
                     stage.name.removeprefix(f"seed_{stage.config.seed}/") for stage in row.stages
                 )
-                table.add_row(row.name, named or "nothing", str(row.n_reused or ""))
+                table.add_row(Text(row.name), named or "nothing", str(row.n_reused or ""))
                 continue
-            style = STYLES.get(row.state, "")
-            state = f"[{style}]{row.state}[/]" if style else row.state
-            table.add_row(row.name, state, *self._times(row), row.metric())
+            state = Text(row.state, style=STYLES.get(row.state, ""))
+            table.add_row(Text(row.name), state, *self._times(row), row.metric())
         return table
 
     def _times(self, row: Row) -> tuple[str, str]:

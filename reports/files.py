@@ -12,7 +12,21 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            writer.writerow("" if is_unknown(value) else value for value in row)
+            writer.writerow("" if is_unknown(value) else as_text(value) for value in row)
+
+
+def as_text(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: a quote stands before one."""
+    if not (isinstance(value, str) and value.startswith(_FORMULA)):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def is_unknown(value: object) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import UserError
+from base.hashes import changed_file, is_signed
 from reports.records import MethodRecord, parse_record
 
 FORMAT_VERSION = 1
@@ -170,13 +171,14 @@ def _load_result(path: Path, run_dir: Path, seed: int | None) -> EvaluationResul
     metrics_path = path / "metrics.json"
     for name in ("eval_result.npy", "metrics.json", "episode_starts.npy"):
         if not (path / name).is_file():
-            raise ResultsError(f"{path / name} is missing: evaluate '{path.name}' again")
+            raise ResultsError(f"{path / name} is missing: {_remedy(path)}")
+    _check_files(path)
     metrics = _load_metrics(metrics_path)
     for key, expected in (("method", path.name), ("training_seed", seed)):
         if metrics.get(key) != expected:
             raise ResultsError(
                 f"{metrics_path} has {key} {metrics.get(key)!r} but lies in the directory of "
-                f"{expected!r}: it was copied or renamed; evaluate again"
+                f"{expected!r}: it was copied or renamed; {_remedy(path)}"
             )
     try:
         record = parse_record(metrics["method_record"])
@@ -184,11 +186,11 @@ def _load_result(path: Path, run_dir: Path, seed: int | None) -> EvaluationResul
         shape = (len(tasks), int(metrics["n_evaluation_seeds"]), int(metrics["n_episodes"]))
         final_episodes, region_len = int(metrics["final_episodes"]), int(metrics["region_len"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{metrics_path} is damaged ({error!r}): evaluate again") from error
+        raise ResultsError(f"{metrics_path} is damaged ({error!r}): {_remedy(path)}") from error
     if not 1 <= final_episodes <= shape[2] or region_len < 1:
         raise ResultsError(
             f"{metrics_path} has final_episodes {final_episodes} and region_len {region_len}: "
-            f"expected 1 to {shape[2]}, its episodes, and at least 1; evaluate again"
+            f"expected 1 to {shape[2]}, its episodes, and at least 1; {_remedy(path)}"
         )
     visited = path / "cells_visited.npy"
     return EvaluationResult(
@@ -204,18 +206,38 @@ def _load_result(path: Path, run_dir: Path, seed: int | None) -> EvaluationResul
     )
 
 
+def _remedy(folder: Path) -> str:
+    return f"delete {folder} and run pipelines.evaluate of {folder.name} again"
+
+
+def _check_files(path: Path) -> None:
+    """Refuse files that are not as they were when the evaluation was marked as done."""
+    meta = path / "meta.json"
+    if not meta.exists():
+        return
+    try:
+        content = json.loads(meta.read_text(encoding="utf-8"))
+        changed = changed_file(path, content.get("files", {}))
+    except (AttributeError, ValueError, OSError) as error:
+        raise ResultsError(f"{meta} is damaged ({error}): {_remedy(path)}") from error
+    if changed or not is_signed(content):
+        raise ResultsError(
+            f"{path / (changed or meta.name)} is not as it was written: {_remedy(path)}"
+        )
+
+
 def _load_array(path: Path, shape: tuple[int, int, int]) -> NDArray[Any]:
     try:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ResultsError(f"{path} is damaged ({error}): evaluate again") from error
+        raise ResultsError(f"{path} is damaged ({error}): {_remedy(path.parent)}") from error
     if values.shape != shape or values.size == 0:
         raise ResultsError(
             f"{path} has shape {values.shape} but its metrics.json describes {shape} "
-            "(tasks, evaluation seeds, episodes): evaluate again"
+            f"(tasks, evaluation seeds, episodes): {_remedy(path.parent)}"
         )
     if not np.isfinite(values).all():
-        raise ResultsError(f"{path} holds numbers that are not finite: evaluate again")
+        raise ResultsError(f"{path} holds numbers that are not finite: {_remedy(path.parent)}")
     return values
 
 
@@ -223,18 +245,18 @@ def _load_metrics(path: Path) -> dict[str, Any]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ResultsError(f"{path} is damaged ({error}): evaluate again") from error
+        raise ResultsError(f"{path} is damaged ({error}): {_remedy(path.parent)}") from error
     if not isinstance(metrics, dict):
-        raise ResultsError(f"{path} is damaged (not a mapping): evaluate again")
+        raise ResultsError(f"{path} is damaged (not a mapping): {_remedy(path.parent)}")
     version = metrics.get("format_version")
     if version != FORMAT_VERSION:
         raise ResultsError(
-            f"{path} has format version {version!r}, this code reads {FORMAT_VERSION}: evaluate "
-            "again with this version"
+            f"{path} has format version {version!r}, this code reads {FORMAT_VERSION}: "
+            f"{_remedy(path.parent)} with this version"
         )
     missing = [key for key in REQUIRED_METRICS if metrics.get(key) is None]
     if missing:
-        raise ResultsError(f"{path} lacks {', '.join(missing)}: evaluate again with this version")
+        raise ResultsError(f"{path} lacks {', '.join(missing)}: {_remedy(path.parent)}")
     return metrics
 
 

@@ -49,7 +49,8 @@ def load_source_curves(
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(
                 f"{path} cannot be read ({error!r}): expected the columns task, split, style, "
-                "source_seed, region, mean_return; collect again"
+                "source_seed, region, mean_return; delete it and the meta.json beside it, and "
+                "collect again"
             ) from error
         if curves:
             return _stack_curves(curves)

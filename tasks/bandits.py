@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tasks.bandit_search import BetaPosterior, LeverPosterior, UCBPolicy
+from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.vector import OnlyEnv
 
@@ -161,7 +162,7 @@ class BernoulliBanditFamily(_BanditFamily):
         Raises:
             FamilyError: A number is less than 1, or more tasks are asked for than can differ.
         """
-        _check_counts(n_arms=n_arms, horizon=horizon, n_tasks=n_tasks)
+        check_counts(n_arms=n_arms, horizon=horizon, n_tasks=n_tasks)
         self.name, self.episode_len = "bernoulli_bandit", horizon
         thousandths = _distinct_rows(n_tasks, n_arms, 1001, seed)
         tasks = (
@@ -211,7 +212,7 @@ class KeyedBanditFamily(_BanditFamily):
         Raises:
             FamilyError: A number is out of range, or more tasks are asked for than can differ.
         """
-        _check_counts(n_contexts=n_contexts, n_actions=n_actions, n_tasks=n_tasks)
+        check_counts(n_contexts=n_contexts, n_actions=n_actions, n_tasks=n_tasks)
         if order not in ORDERS:
             raise FamilyError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         self.name, self.episode_len, self._order = "keyed_bandit", n_contexts, order
@@ -241,12 +242,6 @@ class KeyedBanditFamily(_BanditFamily):
 
 def _params(env: str, horizon: int) -> dict[str, Any]:
     return {"env": env, "horizon": horizon}
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise FamilyError(f"{name} must be at least 1, got {count}")
 
 
 def _distinct_rows(n_rows: int, n_columns: int, n_values: int, seed: int) -> np.ndarray:

@@ -16,12 +16,14 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.references import TabularMDP, random_return
 from tasks.room_search import CoveragePolicy, RoomPosterior, shortest_moves
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.int64)  # (5, 2)
 ACTION_NAMES = ("+x", "-x", "+y", "-y", "stay")
+MOST_TABLE = 2**32  # bytes
 REWARDS = ("every_step", "once")
 
 _CELL = 16  # pixels of a rendered cell
@@ -255,8 +257,13 @@ def room_params(
     size: int, horizon: int, start: Sequence[int] | None, goal: Sequence[int], reward: str
 ) -> dict[str, Any]:
     """All parameters of one room as JSON values; raises FamilyError where one is out of range."""
-    if size < 1 or horizon < 1:
-        raise FamilyError(f"size and horizon must be at least 1, got {size} and {horizon}")
+    check_counts(size=size, horizon=horizon)
+    if (needed := 5 * 8 * size**4) > MOST_TABLE:
+        raise FamilyError(
+            f"size is {size}: its {size**2} goals and the table of its moves would need "
+            f"{needed / 2**30:.1f} GiB, at most {MOST_TABLE / 2**30:.0f} are possible; take a "
+            "smaller one"
+        )
     if reward not in REWARDS:
         raise FamilyError(f"reward must be one of {', '.join(REWARDS)}, got {reward!r}")
     cells = {"start": _start_cell(size, start), "goal": [int(value) for value in goal]}

@@ -10,11 +10,17 @@ from tasks.family import FamilyError
 MOST_BY_DEFAULT = 1000
 
 
+MOST = 1_000_000
+"""Of anything that is counted: more tasks, steps or states than anybody waits for."""
+
+
 def check_counts(**counts: int) -> None:
     """Raise FamilyError for a count below 1."""
     for name, count in counts.items():
-        if count < 1:
-            raise FamilyError(f"{name} must be at least 1, got {count}")
+        if type(count) is not int or not 1 <= count <= MOST:
+            raise FamilyError(
+                f"{name} must be at least 1 and at most {MOST}, a whole number, got {count!r}"
+            )
 
 
 def distinct_rows(n_rows: int | None, n_values: Sequence[int], seed: int) -> np.ndarray:

@@ -16,6 +16,16 @@ from gymnasium.vector import VectorEnv
 
 from base.errors import UserError
 
+FAMILIES = (
+    "tasks.darkroom:DarkRoomFamily",
+    "tasks.key_to_door:KeyToDoorFamily",
+    "tasks.permuted_room:PermutedRoomFamily",
+    "tasks.random_mdp:RandomMDPFamily",
+    "tasks.bandits:BernoulliBanditFamily",
+    "tasks.bandits:KeyedBanditFamily",
+    "tasks.gymnasium_family:GymnasiumFamily",
+)
+"""Those that are shipped: what a stranger's file may name."""
 JSON = Any  # whatever json.dumps accepts
 
 
@@ -198,9 +208,12 @@ def load_family(target: str, kwargs: Mapping[str, Any] | None = None) -> TaskFam
     cls = _import_class(target)
     try:
         family = cls(**(kwargs or {}))
-    except TypeError as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise FamilyError(
-            f"family {target!r} could not be built from {dict(kwargs or {})}: {error}"
+            f"family {target!r} could not be built from {dict(kwargs or {})}: "
+            f"{type(error).__name__}: {error}"
         ) from error
     missing = [name for name in _MEMBERS if not hasattr(family, name)]
     if missing:
@@ -226,7 +239,7 @@ def _import_class(target: str) -> Any:
         )
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise FamilyError(
             f"family {target!r}: module {module_name!r} cannot be imported ({error}); "
             "is its folder on PYTHONPATH?"

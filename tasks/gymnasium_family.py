@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 
+from tasks.draws import MOST, check_counts
 from tasks.family import FamilyError, Task
 
 
@@ -44,10 +46,17 @@ class GymnasiumFamily:
         Raises:
             FamilyError: The id is unknown, an argument is refused, or no time limit is known.
         """
+        check_counts(random_episodes=random_episodes)
+        if episode_len is not None:
+            check_counts(episode_len=episode_len)
         self._env_id, self._kwargs, self._limit = env_id, kwargs, episode_len
         self._random_episodes, self._random_seed = random_episodes, random_seed
         self._optimal_return = optimal_return
         names, choices = list(grid or {}), [list(values) for values in (grid or {}).values()]
+        if (count := math.prod(len(values) for values in choices)) > MOST:
+            raise FamilyError(
+                f"grid of {env_id!r} makes {count} tasks, at most {MOST} are possible"
+            )
         empty = [name for name, values in zip(names, choices, strict=True) if not values]
         if empty:
             raise FamilyError(f"grid of {env_id!r} lists no value for {empty[0]!r}")

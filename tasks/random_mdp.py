@@ -30,6 +30,8 @@ from tasks.vector import OnlyEnv
 CHUNK = 256  # tasks drawn at once, whatever their number, so that fewer tasks are the first of more
 MOST_COMPOSITIONS = 5000  # ways to divide the probability that the posterior looks through
 
+MOST_TABLE = 2**32  # bytes
+
 
 class RandomMDPVectorEnv(VectorEnv):
     """Many MDPs stepped as arrays; autoreset SAME_STEP. Observation: the state, an int."""
@@ -129,6 +131,12 @@ class RandomMDPFamily:
             resolution=resolution,
             n_tasks=n_tasks,
         )
+        if (needed := 8 * CHUNK * n_actions * n_states**2) > MOST_TABLE:
+            raise FamilyError(
+                f"n_states {n_states} and n_actions {n_actions} need tables of "
+                f"{needed / 2**30:.1f} GiB, at most {MOST_TABLE / 2**30:.0f} are possible; take "
+                "smaller ones"
+            )
         for name, value in {"branching": branching, "n_rewarded": n_rewarded}.items():
             if value > n_states:
                 raise FamilyError(f"{name} must be at most n_states, {n_states}, got {value}")

@@ -32,6 +32,7 @@ from nets.regions import Regions, Steps, stack_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
+from training.config import config_of
 
 TRANSITION, START, END = 0, 1, 2
 
@@ -57,7 +58,7 @@ class TeacherConfig:
     """
 
     target: str = "teacher.model:TeacherModel"
-    n_layers: Annotated[int, AtLeast(1)] = 4
+    n_layers: Annotated[int, Between(1, 1000)] = 4
     n_context_regions: Annotated[int, AtLeast(1)] = 1
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     token_type_weight: Annotated[float, AtLeast(0)] = 0.1
@@ -88,6 +89,21 @@ class TeacherModelConfig(PretrainedConfig):
         self.provenance = provenance or {}
         super().__init__(**kwargs)
 
+    @property
+    def sizes(self) -> ModelConfig:
+        """`model` as a dataclass; raises ConfigError where a value is out of its range."""
+        return config_of(ModelConfig, self.model, "config.json: model")
+
+    @property
+    def settings(self) -> TeacherConfig:
+        """`teacher` as a dataclass; raises ConfigError likewise."""
+        return config_of(TeacherConfig, self.teacher, "config.json: teacher")
+
+    @property
+    def foreign_code(self) -> dict[str, str]:
+        """None: nothing is imported that config.json names; whoever loads it knows the class."""
+        return {}
+
 
 @dataclass
 class RawState:
@@ -115,7 +131,7 @@ class TeacherModel(InContextModel):
 
     def __init__(self, config: TeacherModelConfig) -> None:
         super().__init__(config)
-        model, settings = ModelConfig(**config.model), TeacherConfig(**config.teacher)
+        model, settings = config.sizes, config.settings
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
         width, region = model.d_model, config.region_len

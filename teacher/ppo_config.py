@@ -28,4 +28,4 @@ class SourceConfig:
     gae_lambda: Annotated[float, Between(0, 1)] = 0.95
     ent_coef: Annotated[float, AtLeast(0)] = 0.01
     clip_range: Annotated[float, Above(0)] = 0.15
-    net_arch: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
+    net_arch: tuple[Annotated[int, Between(1, 65536)], ...] = (64, 64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from ad.model import InContextModel, Output, Triple, seeded_part
 from nets.actions import ActionDistribution
 from nets.embeddings import StepEncoder
 from nets.matching import match
@@ -20,7 +20,7 @@ from nets.regions import Regions, Steps, join_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
-from teacher.model import TeacherConfig, TeacherError, TeacherModelConfig
+from teacher.model import TeacherError, TeacherModelConfig
 
 
 @dataclass
@@ -52,7 +52,7 @@ class SlidingWindow(InContextModel):
 
     def __init__(self, config: TeacherModelConfig) -> None:
         super().__init__(config)
-        model, settings = ModelConfig(**config.model), TeacherConfig(**config.teacher)
+        model, settings = config.sizes, config.settings
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
         width = model.d_model

@@ -4,7 +4,7 @@
         model.safetensors     weights of what is trained
         best.safetensors      weights with the best validation score so far, if any
         optimizer.pt          optimiser and schedule state (tensors and numbers only)
-        state.json            step, best score, best step, training seconds, targets seen
+        state.json            step, best score, best step, training seconds; hashes of all of it
 
 Random numbers need no state: every update seeds them from (seed, step, rank).
 """
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from base.files import atomic_dir
+from base.hashes import changed_file, hashes_of, is_signed, signed
 
 
 class CheckpointError(UserError):
@@ -56,8 +57,11 @@ def save_checkpoint(
         save_file(weights, temporary / "model.safetensors")
         if best is not None:
             save_file(best, temporary / "best.safetensors")
-        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-        (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
+        with (temporary / "optimizer.pt").open("wb") as file:  # a full disk is then told as one
+            torch.save(optimizer.state_dict(), file)
+        files = hashes_of(temporary, ["*"])
+        content = signed({**state, "step": step, "files": files})
+        (temporary / "state.json").write_text(json.dumps(content))
     for old in folder.iterdir():
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
@@ -65,9 +69,15 @@ def save_checkpoint(
 
 
 def latest_checkpoint(stage_dir: Path) -> Path | None:
-    """Return the complete checkpoint with the highest step, or None."""
-    folders = [p for p in (stage_dir / "checkpoints").glob("*") if p.name.isdigit()]
-    found = [path for path in folders if (path / "state.json").exists()]
+    """Return the checkpoint with the highest step, or None.
+
+    Raises:
+        CheckpointError: What should hold checkpoints is no folder.
+    """
+    folder = stage_dir / "checkpoints"
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; delete it to start the stage anew.")
+    found = [path for path in folder.glob("*") if path.name.isdigit()]
     return max(found, key=lambda path: int(path.name), default=None)
 
 
@@ -83,24 +93,39 @@ def load_checkpoint(
         CheckpointError: If it is damaged or of another shape.
     """
     try:
+        state = _read_state(path)
         weights = load_file(path / "model.safetensors")
         best_file = path / "best.safetensors"
         best = load_file(best_file) if best_file.exists() else None
         optimizer_state = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-        state = json.loads((path / "state.json").read_text())
     except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} is damaged ({error}); delete this folder to start the stage anew."
+            f"{path} is damaged ({reason}); delete this folder to start the stage anew."
         ) from error
     load_weights(model, weights, path)
     try:
         optimizer.load_state_dict(optimizer_state)
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the optimiser state in {path} does not fit this model ({error}); delete this folder "
             "to start the stage anew."
         ) from error
     return state, best
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The progress, all files of the checkpoint being as they were written."""
+    state = json.loads((path / "state.json").read_text())
+    if not isinstance(state, dict) or not is_signed(state):
+        raise ValueError("state.json is not as it was written")
+    if changed := changed_file(path, state.pop("files", {})):
+        raise ValueError(f"{changed} is missing or not as it was written")
+    if state.get("step") != int(path.name):
+        raise ValueError(f"state.json has step {state.get('step')!r}")
+    if state.get("best_step") is not None and not (path / "best.safetensors").is_file():
+        raise ValueError("best.safetensors is missing")
+    return state
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:

@@ -221,8 +221,7 @@ class SlurmPool(InterruptiblePool):
         self.cluster = options.pop("cluster", "slurm")
         if self.cluster not in ("slurm", "local", "debug"):
             raise ClusterError(f"cluster is {self.cluster}, but must be slurm, local or debug.")
-        if self.cluster != "debug" and not {"timeout_min", "slurm_time"} & set(options):
-            raise ClusterError("executor=slurm needs executor_options.timeout_min (per job).")
+        _check_time({**options, "cluster": self.cluster})
         own = {k: options.pop(k) for k in ("slurm_max_num_timeout",) if k in options}
         folder = self.log_dir / "submitit"
         try:
@@ -365,6 +364,25 @@ def make_pool(
     return _POOLS[executor](n_workers, log_dir, gpus, dict(options or {}))
 
 
+def check_executor(executor: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that `make_pool` would refuse, without what it needs to be installed.
+
+    Raises:
+        ClusterError: As `make_pool`.
+    """
+    if executor == "slurm":
+        generic = {k: v for k, v in options.items() if not k.startswith("slurm_")}
+        _check_options("slurm", generic, (*SlurmPool.OPTIONS, "slurm_<parameter>"))
+        _check_time(options)
+    else:
+        _check_options(executor, options, RayPool.OPTIONS if executor == "ray" else ())
+
+
+def _check_time(options: Mapping[str, Any]) -> None:
+    if options.get("cluster") != "debug" and not {"timeout_min", "slurm_time"} & set(options):
+        raise ClusterError("executor=slurm needs executor_options.timeout_min (per job).")
+
+
 def _local_pool(
     n_workers: int, log_dir: str | Path, gpus: Sequence[str], options: dict[str, Any]
 ) -> JobPool:
@@ -382,8 +400,7 @@ def _ray_pool(
 def _slurm_pool(
     n_workers: int, log_dir: str | Path, _: Sequence[str], options: dict[str, Any]
 ) -> JobPool:
-    generic = {name: value for name, value in options.items() if not name.startswith("slurm_")}
-    _check_options("slurm", generic, (*SlurmPool.OPTIONS, "slurm_<parameter>"))
+    check_executor("slurm", options)
     return SlurmPool(n_workers, log_dir, options)
 
 

@@ -26,6 +26,8 @@ from base.hashes import to_plain
 from base.ranges import describe, is_in_range, options_of, split_hint, words_of
 
 COMMAND_LINE = "command line"
+MOST = 2**32 - 1
+"""The largest number anybody counts to here, or seeds by."""
 
 T = TypeVar("T")
 
@@ -54,12 +56,28 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
     """
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for file, layer in _inheritance(Path(path)):
+    for file, layer in _inheritance(Path(path).expanduser()):
         tree = _merge(cls, tree, layer)
         origins.update((key, str(file)) for key in _dotted_keys(layer))
     for override in overrides:
         _apply_override(cls, tree, override, origins)
     return _Builder(cls, str(path), origins).build(cls, _resolve(tree, path), "")
+
+
+def config_of(cls: type[T], values: Any, where: str) -> T:
+    """Build a configuration from plain values, such as those of a JSON file.
+
+    Args:
+        cls: As in `load_config`.
+        values: Nested mappings.
+        where: Names the file and the place in it, for the message.
+
+    Raises:
+        ConfigError: As in `load_config`.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a section, got {_show(values)}.")
+    return _Builder(cls, where, {}).build(cls, values, "")
 
 
 def to_yaml(config: Any) -> str:
@@ -75,13 +93,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or holds something else than a mapping.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give a YAML file.")
     if not path.is_file():
         others = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such file{_nearest(path.name, others)}.")
     try:
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded, resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not readable as YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {_one_line(error)}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, got a {type(content).__name__}.")
@@ -107,7 +129,7 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
                 f"{current}: base: expected the path of a YAML file, got {_show(base)}."
             )
         chain.append((current, layer))
-        current = None if base is None else current.parent / base
+        current = None if base is None else current.parent / Path(base).expanduser()
     return chain[::-1]
 
 
@@ -131,7 +153,9 @@ def _apply_override(cls: Any, tree: dict[str, Any], text: str, origins: dict[str
         raise ConfigError(f"{COMMAND_LINE}: {text!r} is no override; expected section.key=value.")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={written}"]))["value"]  # type: ignore
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{COMMAND_LINE}: {key}: it is nested too deeply.") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{COMMAND_LINE}: {text!r} is not YAML: {_one_line(error)}.") from error
     node, section = tree, cls
     for done, part in enumerate(parts[:-1]):
@@ -155,6 +179,8 @@ def _resolve(tree: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """Replace `${section.key}` by what it points to."""
     try:
         return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)  # type: ignore[return-value]
+    except RecursionError as error:
+        raise ConfigError(f"{path}: it is nested too deeply, or goes round in a circle.") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_one_line(error)}.") from error
 
@@ -193,6 +219,8 @@ class _Builder:
         options = options_of(split_hint(hint)[0])
         if value is None and (type(None) in options or Any in options):
             return None
+        if type(value) is int and abs(value) > MOST and {int, float} & set(_origins_of(hint)):
+            self._fail(key, f"expected {describe(hint)}, and at most {MOST}, got {value}")
         if isinstance(value, float) and float in _origins_of(hint) and not math.isfinite(value):
             self._fail(key, f"expected a finite {describe(hint)}, got {value}")
         for option in options:
@@ -201,7 +229,7 @@ class _Builder:
                 return self.build(section, value, key)
             matched, converted = self._match(split_hint(option)[0], value, key)
             if matched and is_in_range(option, converted) and is_in_range(hint, converted):
-                return converted
+                return _meant(hint, _meant(option, converted))
         guess = _nearest(value, words_of(hint)) if isinstance(value, str) else ""
         self._fail(key, f"expected {describe(hint)}, got {_show(value)}{guess}")
 
@@ -270,6 +298,12 @@ def _schema_keys(cls: Any, prefix: str = "") -> Iterator[str]:
 def _origins_of(hint: Any) -> list[Any]:
     bare = [split_hint(option)[0] for option in options_of(split_hint(hint)[0])]
     return [typing.get_origin(option) or option for option in bare]
+
+
+def _meant(hint: Any, value: Any) -> Any:
+    for each in split_hint(hint)[1]:
+        value = each.convert(value)
+    return value
 
 
 def _section(hint: Any) -> Any:

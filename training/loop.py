@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from base.seeding import derive
-from training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 from training.optim import OptimConfig, build_optimizer, build_schedule
 
 Batches = Callable[[int, int], Any]
@@ -82,6 +82,11 @@ def fit(
     if (checkpoint := latest_checkpoint(stage_dir)) is not None:
         state, best = load_checkpoint(checkpoint, objective, optimizer)
         start = state["step"]
+        if start > config.updates:
+            raise CheckpointError(
+                f"{checkpoint} is of update {start}, but this stage has only {config.updates}; "
+                "delete this folder to start the stage anew."
+            )
         accelerator.print(f"resuming {stage_dir} at update {start} of {config.updates}")
     schedule = build_schedule(optimizer, config, start)
     log.resume(start)
@@ -213,10 +218,16 @@ class StageLog:
 
     def resume(self, step: int) -> None:
         """Keep the rows up to `step`: later ones are computed again."""
-        if self.path.exists():
+        if not self.path.exists():
+            return
+        try:
             with self.path.open(newline="") as file:
                 rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
             self.rows = [{**row, "step": int(row["step"])} for row in rows if row["step"] <= step]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path} is damaged; delete {self.path.parent} to start the stage anew."
+            ) from error
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Accumulate the metrics of one update."""

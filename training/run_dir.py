@@ -17,7 +17,7 @@ from typing import Any
 
 from base.errors import UserError
 from base.files import write_json, write_text
-from base.hashes import HASH_VERSION, to_plain
+from base.hashes import HASH_VERSION, changed_file, hashes_of, is_signed, signed, to_plain
 from training.config import read_yaml, to_yaml
 
 FORMAT_VERSION = 1
@@ -98,6 +98,7 @@ def mark_done(
     *,
     seconds: float,
     parents: Mapping[str, str] | None = None,
+    results: Sequence[str] = (),
     **extra: Any,
 ) -> dict[str, Any]:
     """Write meta.json, the last file of a stage: from now on `stage_done` is true.
@@ -108,6 +109,7 @@ def mark_done(
         inputs_hash: what `stage_done` will be asked with.
         seconds: how long the stage took.
         parents: hashes of the stages it was made from, by name.
+        results: patterns of the files that others read; their hashes are written too.
         extra: further JSON values worth keeping, e.g. `config_hash=...`, `split_identity=...`.
 
     Returns:
@@ -122,8 +124,10 @@ def mark_done(
         "git_sha": git_sha(),
         "created": now(),
         "seconds": round(seconds, 3),
+        "files": hashes_of(stage_dir, results),
         **extra,
     }
+    meta = signed(to_plain(meta))
     write_json(Path(stage_dir) / "meta.json", meta)
     return meta
 
@@ -149,7 +153,24 @@ def read_meta(stage_dir: str | Path) -> dict[str, Any] | None:
             f"{file} has format_version {version}, but this code reads {FORMAT_VERSION}; use the "
             f"code that wrote it, or delete {file.parent} to make it anew."
         )
+    lacking = [name for name in ("stage", "inputs") if not isinstance(meta.get(name), str)]
+    if lacking or not is_signed(meta) or not isinstance(meta.get("files", {}), dict):
+        why = f"lacks {lacking[0]}" if lacking else "is not as it was written"
+        raise RunDirError(f"{file} is damaged: it {why}; delete {file.parent} to make it anew.")
     return meta
+
+
+def check_files(stage_dir: str | Path, meta: Mapping[str, Any]) -> None:
+    """Refuse a stage whose files are not those it was marked as done with.
+
+    Raises:
+        RunDirError: naming the file.
+    """
+    if name := changed_file(stage_dir, meta.get("files", {})):
+        raise RunDirError(
+            f"{Path(stage_dir) / name} is missing or not as it was written; delete {stage_dir} and "
+            f"run pipelines.{meta['stage']} again, or bring the file back."
+        )
 
 
 def git_sha() -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, Self
 
-from base.errors import UserError
+from base.errors import UserError, as_user_error
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 GRACE_SECONDS = 5.0  # what a job that is told to stop has for its own cleaning up
@@ -100,7 +100,7 @@ def run_job(job: Job, log: Path) -> JobResult:
     """Run a job in this process with one thread, its output appended to `log`.
 
     An exception is a failed result; one that is the user's to mend is told by its message alone,
-    any other by its name too, and both by a traceback in the log.
+    here and in the log; any other by its name too, and in the log by its traceback.
     """
     os.environ |= ONE_THREAD  # what numpy and torch read when the job imports them
     if torch := sys.modules.get("torch"):
@@ -110,9 +110,12 @@ def run_job(job: Job, log: Path) -> JobResult:
         try:
             value = job.function(*job.args)
         except Exception as error:
-            traceback.print_exc()
-            user_error = isinstance(error, UserError)
-            told = str(error) if user_error else f"{type(error).__name__}: {error}"
+            if (mistake := as_user_error(error)) is None:
+                traceback.print_exc()
+                told = f"{type(error).__name__}: {error}"
+            else:
+                told = str(mistake)
+                print(f"error: {told}", file=sys.stderr)  # noqa: T201
             return JobResult(job.name, "failed", time.perf_counter() - clock, error=told, log=log)
     return JobResult(job.name, "finished", time.perf_counter() - clock, value, log=log)
 
@@ -206,16 +209,21 @@ class WorkerPool(InterruptiblePool):
         ready = connection.wait(list(running), timeout) if running else []
         results = [running[pipe].result() for pipe in ready]  # type: ignore[index]
         for place, worker in enumerate(self.workers):
-            if worker and not worker.process.is_alive():
+            # One that died with its job a moment ago is told of by its pipe, the next time.
+            if worker and not worker.job and not worker.process.is_alive():
                 worker.stop()
                 self.workers[place] = None
         return results
 
     def close(self) -> None:
         """Stop the workers; a job that runs may clean up, as at SIGTERM."""
-        for worker in self.workers:
-            if worker:
-                worker.stop()
+        workers = [worker for worker in self.workers if worker]
+        for worker in workers:
+            worker.tell_to_stop()
+        limit = time.monotonic() + GRACE_SECONDS  # of all together
+        for worker in workers:
+            worker.stop(limit - time.monotonic())
+        self.workers = [None] * len(self.workers)
 
     def _running(self) -> "list[_Worker]":
         return [worker for worker in self.workers if worker and worker.job]
@@ -228,7 +236,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a forked torch may deadlock
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,))
-        with _environment(variables):  # there before the child imports anything
+        # There before the child imports anything. Ctrl-C reaches all processes; the parent decides.
+        with _environment(variables), _sigint_blocked():
             self.process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.job: Job | None = None
@@ -249,11 +258,14 @@ class _Worker:
             seconds = time.perf_counter() - self.clock
             return JobResult(name, "failed", seconds, error=told, log=self.log)
 
-    def stop(self) -> None:
+    def tell_to_stop(self) -> None:
         self.pipe.close()  # at which an idle worker leaves by itself
         if self.job is not None:
             self.process.terminate()
-        self.process.join(GRACE_SECONDS)
+
+    def stop(self, seconds: float = GRACE_SECONDS) -> None:
+        self.tell_to_stop()
+        self.process.join(max(seconds, 0.0))
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -263,10 +275,25 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _leave(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is cleaned up now is not disturbed
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _leave_with_parent() -> None:
+    """End this process when the parent does, however that ends; a job may clean up."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGKILL)
+
+
 def _serve(pipe: connection.Connection) -> None:
     """A worker's life: jobs until the parent closes the pipe, or is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up, then leave
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:
             job, log = pipe.recv()
@@ -287,6 +314,16 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Let a process that starts here inherit that it is not interrupted by Ctrl-C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

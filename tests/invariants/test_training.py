@@ -187,9 +187,7 @@ def test_the_latest_checkpoint_is_the_highest_number(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     for name in ("000500", "999999", "1000000", ".tmp-2000000-1", "notes", "3000000"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        if name != "3000000":  # without its last file a checkpoint is not one
-            (tmp_path / "checkpoints" / name / "state.json").write_text("{}")
-    assert latest_checkpoint(tmp_path).name == "1000000"
+    assert latest_checkpoint(tmp_path).name == "3000000"
 
 
 def test_only_the_newest_checkpoint_is_kept(tmp_path):
@@ -198,7 +196,8 @@ def test_only_the_newest_checkpoint_is_kept(tmp_path):
         save_checkpoint(tmp_path, step, model, optimizer, {"seconds": 1.5}, model.state_dict())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000010"]
     path = tmp_path / "checkpoints/000010"
-    assert json.loads((path / "state.json").read_text()) == {"seconds": 1.5, "step": 10}
+    stored = json.loads((path / "state.json").read_text())
+    assert (stored["seconds"], stored["step"]) == (1.5, 10)
     other, its_optimizer = small()
     nn.init.zeros_(other.weight)
     state, best = load_checkpoint(path, other, its_optimizer)
@@ -329,3 +328,59 @@ def test_a_fitted_pca_survives_training_and_checkpoints(tmp_path):
     stored = load_file(latest_checkpoint(tmp_path) / "model.safetensors")
     assert torch.equal(stored["student.compressor.components"], before)
     assert torch.equal(student.compressor.components, before)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint of update 10, with the model and optimiser it is of."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = {"seconds": 1.5, "busy": 1.0, "best_score": 0.5, "best_step": 5}
+    return (
+        save_checkpoint(tmp_path, 10, model, optimizer, state, model.state_dict()),
+        model,
+        optimizer,
+    )
+
+
+def test_a_checkpoint_as_it_was_written_is_loaded(saved):
+    state, best = load_checkpoint(*saved)
+    assert (state["step"], state["best_step"], set(best)) == (10, 5, {"weight", "bias"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "state.json").unlink(),
+        lambda folder: (folder / "state.json").write_text("{}"),
+        lambda folder: edit_state(folder, step=-5),
+        lambda folder: edit_state(folder, best_score=9.0),
+        lambda folder: (folder / "best.safetensors").unlink(),
+        lambda folder: flip(folder / "model.safetensors"),
+        lambda folder: torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pt"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_what_to_delete(saved, change):
+    folder, model, optimizer = saved
+    change(folder)
+    with pytest.raises(CheckpointError, match=f"{folder} is damaged .*delete this folder"):
+        load_checkpoint(folder, model, optimizer)
+
+
+def edit_state(folder, **values):
+    content = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(content | values))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_checkpoints_that_are_a_file_are_refused(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(CheckpointError, match="is a file"):
+        latest_checkpoint(tmp_path)

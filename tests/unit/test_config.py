@@ -365,7 +365,9 @@ def test_the_page_is_written_and_checked(tmp_path: Path, capsys: pytest.CaptureF
     assert text.endswith("\nbelow\n")
     assert "old" not in text.split("## ")[0]
     rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
-    assert rows["`history_stride`"].startswith("| `history_stride` | int | at least 1 | `8` | Larg")
+    assert rows["`history_stride`"].startswith(
+        "| `history_stride` | int | 1 ... 1000000 | `8` | Larg"
+    )
     assert "| `1`; `long_context`: `4` | R, raw" in rows["`n_context_regions`"]
     assert "| one of 'local', 'ray', 'slurm' |" in rows["`executor`"]
 
@@ -410,3 +412,36 @@ def test_config_hash_goes_by_values():
 def test_config_hash_stays_what_it_was():
     """Hashes are stored beside results; a change would make every finished stage look stale."""
     assert config_hash({"lr": 0.001, "betas": [0.9, 0.999]}) == "ca35345b99d38698"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seeds=[0,0]", "seeds: expected a list of .*nothing twice"),
+        ("methods=[]", "methods: expected .*not empty"),
+        ("methods=[student,student]", "methods: expected .*nothing twice"),
+        ("evaluate.name=../../x", r"evaluate\.name: expected a plain name"),
+        ("ship.name=a/b", r"ship\.name: expected a plain name"),
+        ("run_dir=" + "x" * 300, "run_dir: expected a path"),
+        ("seed=100000000000000000000", "seed: expected int .*at most 4294967295"),
+        ("distill.loss={alpha: 0, beta: 0}", "alpha and beta are both 0"),
+        ("compressor.kwargs=" + "[" * 2000 + "]" * 2000, "nested too deeply"),
+    ],
+)
+def test_what_no_run_could_mean_is_refused(tmp_path: Path, override: str, told: str):
+    (tmp_path / "a.yaml").write_text("seed: 0\n")
+    with pytest.raises(ConfigError, match=told):
+        load_config(RunConfig, tmp_path / "a.yaml", [override])
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text("run_dir: ~/runs/a\ncompare: {also: [~/b]}\n")
+    config = load_config(RunConfig, "~/a.yaml")
+    assert config.run_dir == f"{tmp_path}/runs/a"
+    assert config.compare.also == (f"{tmp_path}/b",)
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"{tmp_path} is a folder"):
+        load_config(RunConfig, tmp_path)

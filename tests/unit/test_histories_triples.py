@@ -3,12 +3,13 @@
 import dataclasses
 import shutil
 
+import h5py
 import numpy as np
 import pytest
-from histories_data import SETTINGS, collect_small, small_split
+from histories_data import SETTINGS, collect_small, small_family, small_split
 
 from histories.regions import MarkerRule, markers_for, region_bounds
-from histories.store import open_histories
+from histories.store import HistoryFileError, open_histories
 from histories.table import check_tables
 from histories.triples import RegionTable, TriplesError, build_triples, load_tables
 from tasks.darkroom import DarkRoomFamily
@@ -146,7 +147,7 @@ def test_damaged_tables(histories_path, tmp_path):
     build_triples(histories_path, tmp_path)
     arrow = tmp_path / "train" / "regions.arrow"
     arrow.write_bytes(arrow.read_bytes()[:1000])
-    with pytest.raises(TriplesError, match="build triples again"):
+    with pytest.raises(TriplesError, match=r"pipelines\.build_triples again"):
         RegionTable.load(tmp_path / "train")
     (tmp_path / "train" / "meta.json").write_text("{")
     with pytest.raises(TriplesError, match="damaged"):
@@ -160,3 +161,39 @@ def test_styles_can_be_chosen(tmp_path):
     assert set(RegionTable.load(tmp_path / "all" / "train").source_seed) == {0, 1}
     with pytest.raises(TriplesError, match="no history of styles"):
         build_triples(path, tmp_path / "none", styles=["ppo"])
+
+
+def replaced(group, name, values):
+    del group[name]
+    group[name] = values
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda g: replaced(g, "actions", g["actions"][()] + 17), "actions holds"),
+        (lambda g: replaced(g, "observations", g["observations"][()] - 9), "observations holds"),
+        (lambda g: replaced(g, "actions", g["actions"][()] * 1.0), "actions must be"),
+        (lambda g: replaced(g, "actions", g["actions"][:, :-1]), "actions must be"),
+        (lambda g: replaced(g, "rewards", g["rewards"][()] * np.float32("nan")), "must be finite"),
+        (lambda g: replaced(g, "truncated", g["truncated"][()] & False), "an episode of"),
+        (lambda g: replaced(g, "n_transitions", g["n_transitions"][()] * 99), "n_transitions"),
+        (lambda g: replaced(g, "style", g["style"][:1]), "is damaged"),
+        (lambda g: g.attrs.__setitem__("params", "{"), "is damaged"),
+    ],
+)
+def test_histories_that_nobody_could_collect_are_refused(histories_path, tmp_path, change, told):
+    path = tmp_path / "histories.h5"
+    shutil.copy(histories_path, path)
+    with h5py.File(path, "r+") as file:
+        change(file["tasks/00004"])
+    with pytest.raises(HistoryFileError, match=told) as error:
+        build_triples(path, tmp_path / "triples", family=small_family())
+    assert str(path) in str(error.value)
+    assert not (tmp_path / "triples").exists()
+
+
+def test_histories_of_another_family_are_refused(histories_path, tmp_path):
+    other = DarkRoomFamily(size=4, horizon=5)
+    with pytest.raises(TriplesError, match="this run's family has"):
+        build_triples(histories_path, tmp_path, family=other)

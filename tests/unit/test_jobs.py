@@ -86,6 +86,16 @@ def test_signals_stop_the_workers(tmp_path: Path, sent: signal.Signals):
         os.kill(worker, 0)
 
 
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path):
+    parent = multiprocessing.get_context("spawn").Process(
+        target=linger_as_a_job, args=(str(tmp_path),)
+    )
+    parent.start()
+    assert wait_for(f"{tmp_path}/started")
+    parent.kill()
+    assert wait_for(f"{tmp_path}/cleaned")
+
+
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path):
     def refusal(*jobs: Job, n_workers: int = 1) -> str:
         with pytest.raises(JobsError) as error:

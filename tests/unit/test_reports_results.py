@@ -150,7 +150,10 @@ def infinite_return(path):
         (lambda path: edit_metrics(path, format_version=2), r"format version 2, .* reads 1"),
         (lambda path: edit_metrics(path, family=None), r"lacks family"),
         (lambda path: edit_metrics(path, method_record=None), r"lacks method_record: evaluate"),
-        (lambda path: edit_metrics(path, region_len=None), r"lacks region_len: evaluate again"),
+        (
+            lambda path: edit_metrics(path, region_len=None),
+            r"lacks region_len: delete .* and run pipelines.evaluate",
+        ),
         (
             lambda path: edit_metrics(path, method_record=record_entry("pca") | {"group": "ours"}),
             r"damaged \(ValueError\(.group 'ours' is none of student, teacher",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from base.errors import UserError
 from pipelines.config import RunConfig
 from pipelines.store import StageStore
 from pipelines.sweep import SweepConfig, SweepError, lay_out
@@ -120,7 +121,7 @@ def test_labelled_settings_and_methods_are_axes_too(sweep):
         ),
         (
             "grid: {finetune.loss.gamma: [1]}\nseeds: []",
-            "seeds: expected a list of int of 0 or more, not empty, got []",
+            "seeds: expected a list of int of 0 or more, not empty, nothing twice, got []",
         ),
     ],
 )
@@ -217,3 +218,20 @@ def test_a_sweep_file_is_no_run(tmp_path):
     (tmp_path / "a.yaml").write_text("grid: {seed: [1]}\n")
     with pytest.raises(ConfigError, match="grid"):
         load_config(RunConfig, tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("grid: {split.seed: {start: 1, stop: 1000000000, step: 1}}", "has 1000000000 values"),
+        ("grid: {split.seed: {start: 1, stop: 5000, step: 1}}\nseeds: [0, 1, 2]", "15000 cells"),
+        ("grid: {run_dir: [a, b]}", "grid has run_dir"),
+        ("grid: {seed: [1, 2]}", "give seeds"),
+        ("grid: {size: {a: {split.seed: 1}, b: {split.seed: 1}}}", "have the same settings"),
+        ("grid: {compressor.n_latents: [500]}", "only be compressed to 1"),
+        ("grid: {split.seed: [1]}\nreuse: [nowhere]", "nowhere is no folder"),
+    ],
+)
+def test_what_could_not_run_is_refused_before_it_is_laid_out(sweep, text, told):
+    with pytest.raises(UserError, match=told):
+        sweep(text)

@@ -1,0 +1,217 @@
+"""One look at a family before any work: does it keep what `TaskFamily` promises?
+
+Plays a few of its tasks for at most `MOST_STEPS` steps. What takes longer to show is noticed where
+it happens: an endless episode by whoever plays it, a reward that is no number likewise.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from tasks.family import FamilyError, Task, TaskFamily
+
+MOST_STEPS = 200
+MOST_TASKS = 10**6
+N_PLAYED = 3
+
+
+def check_family(family: TaskFamily) -> None:
+    """Refuse a family that does not keep the contract of `TaskFamily`.
+
+    Raises:
+        FamilyError: Naming class and member, what was expected and what came.
+    """
+    checked = _Checked(family)
+    checked.facts()
+    tasks = checked.tasks()
+    some = [tasks[i] for i in sorted({0, len(tasks) // 2, len(tasks) - 1})][:N_PLAYED]
+    checked.references(some)
+    checked.play(some)
+
+
+class _Checked:
+    """A family whose members are called one after the other; a failure names the member."""
+
+    def __init__(self, family: TaskFamily) -> None:
+        self.family = family
+
+    def fail(self, member: str, expected: str, got: Any) -> FamilyError:
+        shown = " ".join(repr(got).split())
+        shown = shown if len(shown) < 80 else type(got).__name__
+        return FamilyError(
+            f"family {type(self.family).__name__}: {member} must be {expected}, got {shown}; see "
+            "TaskFamily in tasks/family.py for what is expected."
+        )
+
+    def call(self, member: str, *arguments: Any) -> Any:
+        """What a member returns; what it raises besides a FamilyError names it."""
+        try:
+            return getattr(self.family, member)(*arguments)
+        except (FamilyError, MemoryError):
+            raise
+        except Exception as error:
+            raise self._raised(member, error) from error
+
+    def _raised(self, member: str, error: Exception) -> FamilyError:
+        return FamilyError(
+            f"family {type(self.family).__name__}: {member} raised {type(error).__name__}: {error}"
+        )
+
+    def facts(self) -> None:
+        """Check name and episode length; spaces are checked by who encodes them."""
+        name, length = self.family.name, self.family.episode_len
+        if not (isinstance(name, str) and name):
+            raise self.fail("name", "a word", name)
+        if not _is_whole(length) or length < 1:
+            raise self.fail("episode_len", "a whole number of at least 1", length)
+
+    def tasks(self) -> Sequence[Task]:
+        """Check that there are tasks, told apart by their parameters and numbered in order."""
+        tasks = self.call("tasks")
+        if not (isinstance(tasks, Sequence) and len(tasks)):
+            raise self.fail("tasks()", "a list of tasks, not empty", tasks)
+        if len(tasks) > MOST_TASKS:
+            raise self.fail("tasks()", f"at most {MOST_TASKS} tasks", len(tasks))
+        for index, task in enumerate(tasks):
+            if not isinstance(task, Task):
+                raise self.fail(f"tasks()[{index}]", "a Task", task)
+            if task.index != index:
+                raise self.fail(f"tasks()[{index}].index", str(index), task.index)
+        for task in tasks:
+            try:
+                json.dumps(task.params, allow_nan=False)
+            except (TypeError, ValueError):
+                member = f"tasks()[{task.index}].params"
+                raise self.fail(member, "JSON values by name", task.params) from None
+        return tasks
+
+    def references(self, tasks: Sequence[Task]) -> None:
+        """Check that references are finite numbers."""
+        for task in tasks:
+            random, best = self.call("random_return", task), self.call("optimal_return", task)
+            if not _is_finite(random):
+                raise self.fail("random_return", "a finite number", random)
+            if best is not None and not _is_finite(best):
+                raise self.fail("optimal_return", "a finite number or None", best)
+
+    def play(self, tasks: Sequence[Task]) -> None:
+        """Check the vector environment by playing it at random."""
+        env = self.call("make_vector_env", list(tasks))
+        missing = [name for name in ("reset", "step", "close") if not hasattr(env, name)]
+        if missing:
+            raise self.fail("make_vector_env(tasks)", "a VectorEnv", env)
+        try:
+            self._play(env, tasks)
+        except FamilyError:
+            raise
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+            raise self._raised("make_vector_env(tasks)", e) from e
+        finally:
+            env.close()
+
+    def _play(self, env: Any, tasks: Sequence[Task]) -> None:
+        where, n = "make_vector_env(tasks)", len(tasks)
+        if getattr(env, "num_envs", None) != n:
+            raise self.fail(f"{where}.num_envs", str(n), getattr(env, "num_envs", None))
+        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise self.fail(f"{where}.metadata['autoreset_mode']", "AutoresetMode.SAME_STEP", mode)
+        rng = np.random.default_rng(0)
+        observations, _ = env.reset(seed=0)
+        elapsed = np.zeros(n, dtype=np.int64)
+        self._observations("reset", observations, n)
+        self._optimal_actions(tasks, observations)
+        for _ in range(min(self.family.episode_len + 1, MOST_STEPS)):
+            actions = _sample(self.family.action_space, n, rng)
+            observations, rewards, terminated, truncated, infos = env.step(actions)
+            elapsed += 1
+            self._observations("step", observations, n)
+            self._rewards(rewards, n)
+            ended = self._ends(terminated, truncated, n)
+            if ended.any():
+                self._final(infos, ended)
+            if (elapsed > self.family.episode_len).any():
+                raise FamilyError(too_long(self.family))
+            elapsed[ended] = 0
+
+    def _observations(self, call: str, observations: Any, n: int) -> None:
+        space = self.family.observation_space
+        shape = (n, *(space.shape or ()))
+        member = f"make_vector_env(tasks).{call}"
+        if not isinstance(observations, np.ndarray) or observations.shape != shape:
+            found = getattr(observations, "shape", observations)
+            raise self.fail(member, f"observations of shape {shape}", found)
+        for observation in observations:
+            if not _holds(space, observation):
+                raise self.fail(member, f"observations of {space}", observation)
+
+    def _rewards(self, rewards: Any, n: int) -> None:
+        if np.shape(rewards) != (n,) or not np.isfinite(np.asarray(rewards, np.float64)).all():
+            member = "make_vector_env(tasks).step"
+            raise self.fail(member, f"rewards of shape {(n,)}, finite", rewards)
+
+    def _ends(self, terminated: Any, truncated: Any, n: int) -> np.ndarray:
+        for name, flags in (("terminated", terminated), ("truncated", truncated)):
+            if np.shape(flags) != (n,) or np.asarray(flags).dtype != bool:
+                member = "make_vector_env(tasks).step"
+                raise self.fail(member, f"{name} of shape {(n,)}, bool", flags)
+        return np.asarray(terminated) | np.asarray(truncated)
+
+    def _final(self, infos: Any, ended: np.ndarray) -> None:
+        marked = infos.get("_final_obs") if isinstance(infos, Mapping) else None
+        member = "make_vector_env(tasks).step"
+        if marked is None or not np.array_equal(np.asarray(marked, dtype=bool), ended):
+            expected = "infos with final_obs, and _final_obs where an episode ended"
+            raise self.fail(member, expected, marked)
+        for stream in np.flatnonzero(ended):
+            final = np.asarray(infos["final_obs"][stream])
+            if not _holds(self.family.observation_space, final):
+                raise self.fail(f"{member}: final_obs", str(self.family.observation_space), final)
+
+    def _optimal_actions(self, tasks: Sequence[Task], observations: np.ndarray) -> None:
+        space, n = self.family.action_space, len(tasks)
+        try:
+            actions = self.call("optimal_actions", list(tasks), observations)
+        except FamilyError as error:
+            if isinstance(error.__cause__, Exception):  # not that it knows none
+                raise
+            return
+        shape = (n, *(space.shape or ()))
+        if np.shape(actions) != shape or not all(_holds(space, action) for action in actions):
+            raise self.fail("optimal_actions", f"{shape} of {space}", actions)
+
+
+def too_long(family: TaskFamily) -> str:
+    """What is said of an episode that goes on beyond its family's `episode_len`."""
+    return (
+        f"family {type(family).__name__}: an episode has gone on for more than episode_len = "
+        f"{family.episode_len} steps; truncate it there, or state the true episode_len."
+    )
+
+
+def _sample(space: Any, n: int, rng: np.random.Generator) -> np.ndarray:
+    space.seed(int(rng.integers(2**31)))
+    return np.stack([np.asarray(space.sample()) for _ in range(n)])
+
+
+def _holds(space: Any, value: Any) -> bool:
+    """Whether a space holds a value, up to its dtype; bounds of real numbers are kept loosely."""
+    value = np.asarray(value)
+    if value.shape != tuple(space.shape or ()) or value.dtype.kind not in "biuf":
+        return False
+    if np.issubdtype(space.dtype, np.floating):
+        return bool(np.isfinite(value).all())
+    return value.dtype.kind != "f" and bool(space.contains(value.astype(space.dtype)))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    kinds = int | float | np.integer | np.floating
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,183 @@
+"""SIGKILL, SIGTERM, SIGINT at random moments, to a command or one of its workers.
+
+A command that is killed is started again, and killed again, until it is done: then the results have
+the very bytes of an undisturbed run, no process is left, and no temporary file. Ended by SIGTERM or
+SIGINT, a command ends with 130 and prints no traceback.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.configs import TINY
+from tests.faults.files import CHAIN, SMALL
+
+RESULTS = ("*.safetensors", "*.npy", "*.arrow", "histories.h5", "learning_curves.csv")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+PLANS = ("run", "stages", "ablate")
+PATIENCE = 60.0  # seconds until a command that was told to end must have
+ROOT = Path(__file__).resolve().parent.parent.parent
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\..*)?")
+
+
+@dataclass
+class Plan:
+    """Commands, one after the other, in one run directory."""
+
+    name: str
+    folder: Path
+    commands: list[list[str]]
+    done: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+
+def make_plan(name: str, folder: Path) -> Plan:
+    """Every stage by itself, a whole run, or a sweep, in a folder of its own."""
+    folder.mkdir(parents=True)
+    file, sweep = folder / "small.yaml", folder / "sweep.yaml"
+    settings = TINY.format(run_dir=folder / "run").replace("[random]", "[random, noise_expert]")
+    file.write_text(settings + SMALL.replace("n_workers: 1", "n_workers: 2"))
+    sweep.write_text(
+        f"config: {file}\nrun_dir: {folder / 'sweep'}\nstore: {folder / 'store'}\nn_workers: 2\n"
+        "grid: {compressor.n_latents: [2, 4]}\ncontrols: [teacher]\n"
+    )
+
+    def command(module: str, config: Path, *overrides: str) -> list[str]:
+        return [sys.executable, "-m", f"pipelines.{module}", "--config", str(config), *overrides]
+
+    commands = {
+        "stages": [command(module, file, f"method={method}") for module, method in CHAIN[:-1]],
+        "run": [command("run", file)],
+        "ablate": [command("ablate", sweep)],
+    }
+    return Plan(name, folder, commands[name])
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def members(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, *rest = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(rest[2]) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def finish(plan: Plan) -> None:
+    """Run what is left of a plan, undisturbed."""
+    while plan.done < len(plan.commands):
+        began = time.monotonic()
+        process = start(plan.commands[plan.done], plan.folder / "log")
+        if process.wait() != 0:
+            raise SystemExit(f"{plan.name} failed: {plan.folder / 'log'}")
+        plan.seconds.append(time.monotonic() - began)
+        plan.done += 1
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What must come out the same, by its name without hashes of folders."""
+    found = {}
+    for pattern in RESULTS:
+        for path in folder.rglob(pattern):
+            name = path.relative_to(folder).as_posix()
+            if "checkpoints/" not in name and "parts/" not in name:
+                found[name] = path.read_bytes()
+    return found
+
+
+def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
+    """Start the plan's next command, kill it after a while; what is wrong with how it ended."""
+    log = plan.folder / "log"
+    before = log.stat().st_size if log.exists() else 0
+    process = start(plan.commands[plan.done], log)
+    sent, wrong = rng.choice(SIGNALS), []
+    try:
+        status = process.wait(rng.uniform(0.0, seconds))
+        plan.done += status == 0
+        return wrong if status == 0 else [f"ended with {status} undisturbed"]
+    except subprocess.TimeoutExpired:
+        pass
+    alive = members(process.pid)
+    to_worker = rng.random() < 0.25 and len(alive) > 1
+    victim = rng.choice(alive) if to_worker else process.pid
+    what = f"{plan.name} {sent.name}{' to a worker' * (victim != process.pid)}"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, sent)
+    try:
+        status = process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return [f"{what}: hangs"]
+    plan.done += status == 0
+    if victim == process.pid and sent is not signal.SIGKILL and status not in (0, 130, -sent):
+        wrong.append(f"{what}: exit status {status}")
+    limit = time.monotonic() + 15
+    while (left := members(process.pid)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    if left:
+        wrong.append(f"{what}: processes are left: {left}")
+        for each in left:
+            os.kill(each, signal.SIGKILL)
+    told = log.read_bytes()[before:]
+    told_of = victim == process.pid and sent is not signal.SIGKILL and b"Traceback" in told
+    if told_of and b"importlib" not in told:  # while Python itself was starting
+        wrong.append(f"{what}: a traceback: {told[-300:]!r}")
+    return wrong
+
+
+def check(plan: Plan, expected: dict[str, bytes]) -> list[str]:
+    """What is wrong with the results of a plan that is done."""
+    found = results(plan.folder)
+    wrong = [
+        f"{plan.name}: {name} {'is another' if name in found else 'is missing'}"
+        for name, content in expected.items()
+        if found.get(name) != content
+    ]
+    left = [path for path in plan.folder.rglob(".*") if _TEMPORARY.fullmatch(path.name)]
+    return wrong + [f"{plan.name}: {path} is left" for path in left]
+
+
+def run_kills(work: Path, count: int, seed: int) -> list[str]:
+    """Kill `count` times; everything that was wrong."""
+    rng, wrong, n_killed, n_done = random.Random(seed), [], 0, 0
+    undisturbed, expected = {}, {}
+    while n_killed < count:
+        name = PLANS[n_done % len(PLANS)]
+        if name not in expected:
+            plan = make_plan(name, work / "undisturbed" / name)
+            finish(plan)
+            undisturbed[name], expected[name] = plan.seconds, results(plan.folder)
+            print(f"{name}: undisturbed in {sum(plan.seconds):.0f} s", flush=True)  # noqa: T201
+        shutil.rmtree(work / "killed", ignore_errors=True)
+        plan, found = make_plan(name, work / "killed"), []
+        most = n_killed + max(1, count // len(PLANS))
+        while plan.done < len(plan.commands) and n_killed < min(count, most):
+            found += kill(plan, 1.1 * undisturbed[name][plan.done], rng)
+            n_killed += 1
+        finish(plan)
+        found += check(plan, expected[name])
+        n_done += 1
+        for each in found:
+            print(each, flush=True)  # noqa: T201
+        wrong += found
+    print(f"{n_killed} kills, {n_done} times to the end: {len(wrong)} wrong", flush=True)  # noqa: T201
+    return wrong

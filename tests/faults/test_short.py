@@ -1,0 +1,67 @@
+"""A sample of the corpus of hostile input, and that its rules tell good from bad; the whole of it:
+`make faults`."""
+
+from pathlib import Path
+
+import pytest
+
+from base.errors import UserError
+from tests.faults import configs, files, members
+from tests.faults.corpus import Case, judge, judge_all, sample
+
+SEED = 0
+
+
+def well(cases: list[Case]) -> None:
+    broken = [v for v in judge_all(cases) if not v.well]
+    assert not broken, "\n".join(f"{v.what}: {v.case}: {v.told}" for v in broken)
+
+
+def test_there_are_enough_cases(tmp_path: Path):
+    n = len(configs.cases(tmp_path, SEED)) + len(members.cases(tmp_path, SEED))
+    assert n > 600
+
+
+def test_configurations(tmp_path: Path):
+    well(sample(configs.cases(tmp_path, SEED), 120, SEED))
+
+
+def test_families_and_compressors(tmp_path: Path):
+    well(sample(members.cases(tmp_path, SEED), 20, SEED))
+
+
+def test_files(tmp_path: Path):
+    well(sample(files.cases(tmp_path, SEED), 12, SEED))
+
+
+def sleep() -> None:
+    while True:
+        pass
+
+
+def tell(text: str):
+    def refuse() -> None:
+        raise UserError(text)
+
+    return refuse
+
+
+def defect() -> None:
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("run", "verdict"),
+    [
+        (lambda: None, "right"),
+        (lambda: "silent: another", "silent"),
+        (tell("a.yaml: key is wrong."), "refused"),
+        (tell("something is wrong."), "vague"),
+        (tell("a.yaml\nis wrong."), "long"),
+        (defect, "traceback"),
+        (sleep, "hang"),
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_rules(run, verdict: str, apart: bool):
+    assert judge(Case("a case", run, ("a.yaml",), seconds=0.5, apart=apart)).what == verdict
