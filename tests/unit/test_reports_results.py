@@ -140,7 +140,7 @@ def infinite_return(path):
     [
         (missing_returns, r"eval_result.npy is missing"),
         (missing_metrics, r"metrics.json is missing"),
-        (missing_starts, r"episode_starts.npy is missing: evaluate 'student' again"),
+        (missing_starts, r"episode_starts.npy is missing: delete .* and run pipelines.evaluate"),
         (damaged_returns, r"eval_result.npy is damaged"),
         (pickled_returns, r"eval_result.npy is damaged"),
         (damaged_metrics, r"metrics.json is damaged"),
@@ -149,7 +149,7 @@ def infinite_return(path):
         (infinite_return, r"not finite"),
         (lambda path: edit_metrics(path, format_version=2), r"format version 2, .* reads 1"),
         (lambda path: edit_metrics(path, family=None), r"lacks family"),
-        (lambda path: edit_metrics(path, method_record=None), r"lacks method_record: evaluate"),
+        (lambda path: edit_metrics(path, method_record=None), r"lacks method_record: delete"),
         (
             lambda path: edit_metrics(path, region_len=None),
             r"lacks region_len: delete .* and run pipelines.evaluate",
