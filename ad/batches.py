@@ -13,7 +13,7 @@ from typing import Annotated, Protocol
 import numpy as np
 import torch
 
-from ad.model import Triple
+from ad.model import Shared, Triple
 from base.ranges import AtLeast, Between
 from base.seeding import derive
 from nets.regions import REGION_FIELDS, Regions
@@ -37,10 +37,14 @@ class SamplingConfig:
             row; older ones lie consecutively before it. Larger strides make the improvement inside
             one sample steeper.
         max_region: Regions of a history used as current ones, from its start; 0 uses all.
+        window: Consecutive regions of one history that are drawn together while training on
+            actions, each a current one: what they read of the past is computed once for all. They
+            count as so many rows of `batch_size`.
     """
 
     history_stride: Annotated[int, Between(1, 1_000_000)] = 8
     max_region: Annotated[int, AtLeast(0)] = 0
+    window: Annotated[int, Between(1, 100_000)] = 1
 
 
 class TripleSource:
@@ -73,11 +77,12 @@ class TripleSource:
         world_size: int = 1,
         accumulation_steps: int = 1,
     ) -> None:
-        shares = world_size * accumulation_steps
-        if batch_size % shares:
+        shares, window = world_size * accumulation_steps, sampling.window
+        if batch_size % (shares * window):
+            windows = f" x windows of {window} regions" if window > 1 else ""
             raise ValueError(
                 f"batch_size {batch_size} is no multiple of {world_size} processes x "
-                f"{accumulation_steps} accumulation steps; change batch_size"
+                f"{accumulation_steps} accumulation steps{windows}; change batch_size"
             )
         self.table = table
         self.sampling = sampling
@@ -89,6 +94,7 @@ class TripleSource:
         self.rank, self.world_size, self.accumulation_steps = rank, world_size, accumulation_steps
         limit = sampling.max_region or int(table.region.max()) + 1
         self.rows = np.flatnonzero(table.region < limit)
+        self.firsts = _first_rows(table.region[self.rows], self.rows, window)
         self._on_device: dict[str, torch.Tensor] | None = None
         if self.device.type != "cpu":
             self._on_device = {
@@ -97,18 +103,29 @@ class TripleSource:
             }
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows (B,) and strides (B,) of the global batch of an update."""
+        """Return the rows (B,) and strides (B,) of the global batch of an update.
+
+        Those of a window stand side by side and have one stride, so that their contexts overlap.
+        """
         rng = np.random.default_rng(derive(self.seed, "batch", step))
-        rows = self.rows[rng.integers(len(self.rows), size=self.batch_size)]
-        strides = rng.integers(1, self.sampling.history_stride + 1, size=self.batch_size)
-        return rows, np.minimum(strides, self.max_stride)
+        window = self.sampling.window
+        n = self.batch_size // window
+        firsts = self.firsts[rng.integers(len(self.firsts), size=n)]
+        strides = rng.integers(1, self.sampling.history_stride + 1, size=n)
+        strides = np.minimum(strides, self.max_stride)
+        if window > 1:  # one that reaches before the start is shortened for the whole window
+            strides = np.minimum(strides, np.maximum(self.table.region[firsts], 1))
+        rows = firsts[:, None] + np.arange(window)
+        return rows.ravel(), strides.repeat(window)
 
     def __call__(self, step: int, micro: int = 0) -> Triple:
         """Return this process' share of micro-batch `micro` of update `step`."""
         rows, strides = self.draw(step)
         shares = self.world_size * self.accumulation_steps
         share = slice(self.rank * self.accumulation_steps + micro, None, shares)
-        return self.gather(rows[share], strides[share])
+        window = self.sampling.window
+        rows, strides = (each.reshape(-1, window)[share].ravel() for each in (rows, strides))
+        return self.gather(rows, strides)
 
     def gather(self, rows: np.ndarray, strides: np.ndarray) -> Triple:
         """Return the triples of current regions `rows` (B,), the nearest context `strides` back.
@@ -127,7 +144,19 @@ class TripleSource:
         present = torch.from_numpy(has_context).to(self.device)
         if not has_context.all():
             context = context.map(lambda field: _blanked(field, present))
-        return Triple(context, present, self._regions(rows))
+        shared = None
+        if self.sampling.window > 1:
+            shared = self._shared(context_rows, has_context)
+        return Triple(context, present, self._regions(rows), shared)
+
+    def _shared(self, rows: np.ndarray, present: np.ndarray) -> Shared:
+        """Return context rows (B, R) each once, without those that are not there."""
+        used = np.unique(rows[present])
+        if not len(used):  # nothing is there: one stands for nothing
+            regions = self._regions(rows[:1, 0]).map(torch.zeros_like)
+            return Shared(regions, torch.zeros(rows.shape, dtype=torch.int64, device=self.device))
+        places = np.where(present, np.searchsorted(used, rows), 0)
+        return Shared(self._regions(used), torch.from_numpy(places).to(self.device))
 
     def _regions(self, rows: np.ndarray) -> Regions:
         if self._on_device is not None:
@@ -136,6 +165,31 @@ class TripleSource:
         return Regions(
             **{name: torch.from_numpy(self.table.columns[name][rows]) for name in REGION_FIELDS}
         )
+
+
+def _first_rows(region: np.ndarray, rows: np.ndarray, window: int) -> np.ndarray:
+    """Return the first rows of the windows that streams are cut into.
+
+    From a stream's start on, so that every region is in as many; a last one that would reach beyond
+    the end overlaps the one before.
+
+    Args:
+        region: (N,) of the rows that may be current ones.
+        rows: (N,) themselves, streams one after the other.
+        window: Regions in one.
+    """
+    if window == 1:
+        return rows
+    starts = np.flatnonzero(region == 0)
+    lengths = np.diff(np.append(starts, len(region)))
+    if (shortest := int(lengths.min())) < window:
+        raise ValueError(
+            f"sampling.window is {window}, but a history has only {shortest} regions to draw from; "
+            "make it smaller"
+        )
+    last = (starts + lengths - window).repeat(lengths)  # where a stream's last window may begin
+    begins = np.minimum(np.flatnonzero(region % window == 0), last[region % window == 0])
+    return rows[np.unique(begins)]
 
 
 def _blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

@@ -58,6 +58,19 @@ class ModelConfig:
 
 
 @dataclass
+class Shared:
+    """The context regions of a batch each once, where rows have some in common.
+
+    Attributes:
+        regions: Fields (U, L, ...).
+        places: (B, R) int64, where in `regions` each row's lie; of those that are not there, any.
+    """
+
+    regions: Regions
+    places: Tensor
+
+
+@dataclass
 class Triple:
     """A batch of (X, q, Y): previous regions, whether there are any, and current regions.
 
@@ -66,20 +79,34 @@ class Triple:
             Fields of a region that is not there are zero and its mask is False.
         has_context: (B, R) bool.
         query: Current regions: fields (B, L, ...); their actions are the targets Y.
+        shared: `context` once more, without repetitions; None where nobody has looked for any.
     """
 
     context: Regions
     has_context: Tensor
     query: Regions
-
-    def to(self, device: torch.device | str) -> Triple:
-        """Return the batch on a device."""
-        return Triple(self.context.to(device), self.has_context.to(device), self.query.to(device))
+    shared: Shared | None = None
 
     def nearest(self, n_regions: int) -> tuple[Regions, Tensor]:
         """Return the nearest previous regions (B, n_regions, L, ...) and which are there."""
         context = self.context.map(lambda field: field[:, -n_regions:])
         return context, self.has_context[:, -n_regions:]
+
+    def each_once(self, n_regions: int) -> tuple[Regions, Tensor, Tensor]:
+        """Return the nearest previous regions of all rows, each once if that is known.
+
+        Returns:
+            Fields (U, L, ...); where each row's lie among them, (B, n_regions); and which of the U
+            are there at all, (U,) bool.
+        """
+        context, has_context = self.nearest(n_regions)
+        if self.shared is None:
+            every = torch.arange(has_context.numel(), device=has_context.device)
+            flat = context.map(lambda field: field.flatten(0, 1))
+            return flat, every.view_as(has_context), has_context.flatten()
+        used, places = self.shared.places[:, -n_regions:].unique(return_inverse=True)
+        regions = self.shared.regions.map(lambda field: field[used])
+        return regions, places, regions.mask.any(1)
 
     @property
     def previous(self) -> Regions:

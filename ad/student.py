@@ -266,18 +266,17 @@ class CADStudent(InContextModel):
 
     def forward(self, batch: Triple) -> Output:
         """Compress every previous region, lead the memory over them, decode the current one."""
-        context, has_context = batch.nearest(self.n_context_regions)
-        rows, n_regions = has_context.shape
-        flat = context.map(lambda field: field.flatten(0, 1))
+        regions, places, present = batch.each_once(self.n_context_regions)
         # What is not there is compressed too, unread: an empty mask would leave nothing to attend.
-        flat.mask = flat.mask | ~has_context.reshape(-1, 1)
-        every = self.compress(flat, has_context.flatten())
-        regions = [_of_region(every, rows, k) for k in range(n_regions)]
-        state = self.memory.start(rows)
-        for k, latents in enumerate(regions):
-            state = self.memory.update(state, latents, has_context[:, k])
+        regions.mask = regions.mask | ~present[:, None]
+        every = self.compress(regions, present)
+        _, has_context = batch.nearest(self.n_context_regions)
+        state, nearest = self.memory.start(len(places)), every
+        for k in range(self.n_context_regions):
+            nearest = _at(every, places[:, k])
+            state = self.memory.update(state, nearest, has_context[:, k])
         parameters = self.decode(batch.query, self.memory.read(state))
-        return Output(parameters, regions[-1], every.losses, every.metrics)
+        return Output(parameters, nearest, every.losses, every.metrics)
 
     def start(self, n: int) -> StudentState:
         """Return n streams that have seen no region."""
@@ -303,11 +302,7 @@ class CADStudent(InContextModel):
         return StudentState(memory, self.decoder.start(self.memory.read(memory), state.decoder))
 
 
-def _of_region(latents: Latents, rows: int, k: int) -> Latents:
-    """Return the latents of the k-th region of every row; those of all have (rows x R, M, D)."""
-
-    def pick(field: Tensor) -> Tensor:
-        return field.unflatten(0, (rows, -1))[:, k]
-
-    mask = None if latents.mask is None else pick(latents.mask)
-    return Latents(pick(latents.values), mask, bits=latents.bits)
+def _at(latents: Latents, places: Tensor) -> Latents:
+    """Return the latents (B, M, D) of regions `places` (B,) of those of (U, M, D)."""
+    mask = None if latents.mask is None else latents.mask[places]
+    return Latents(latents.values[places], mask, bits=latents.bits)

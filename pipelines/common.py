@@ -286,14 +286,20 @@ def _try_out(run: Run) -> None:
 
 
 def source(
-    run: Run, part: str, batch_size: int, n_context_regions: int, **kwargs: Any
+    run: Run,
+    part: str,
+    batch_size: int,
+    n_context_regions: int,
+    *,
+    windows: bool = False,
+    **kwargs: Any,
 ) -> TripleSource:
-    """Return batches of triples of a part of the split."""
-    table = run.table(part)
+    """Return batches of triples of a part of the split, in windows if so and if configured."""
+    table, sampling = run.table(part), run.config.sampling
     try:
         return TripleSource(
             table,
-            run.config.sampling,
+            sampling if windows else replace(sampling, window=1),
             batch_size=batch_size,
             n_context_regions=n_context_regions,
             device=run.accelerator.device,

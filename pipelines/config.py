@@ -204,7 +204,16 @@ class RunConfig:
     ship: ShipConfig = field(default_factory=ShipConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a capacity weight that has nothing to act on."""
+        """Refuse batches that are no whole windows, and what has nothing to act on."""
+        window = self.sampling.window
+        for name in ("train_teacher", "distill", "finetune"):
+            optim = getattr(self, name).optim
+            if optim.batch_size % (window * optim.accumulation_steps):
+                raise ValueError(
+                    f"{name}.optim.batch_size is {optim.batch_size}, but sampling.window={window} "
+                    f"with {name}.optim.accumulation_steps={optim.accumulation_steps} needs a "
+                    f"multiple of {window * optim.accumulation_steps}"
+                )
         weights = {
             "pretrain.lambda_cap": self.pretrain.lambda_cap,
             "distill.loss.lambda_cap": self.distill.loss.lambda_cap,

@@ -84,6 +84,7 @@ def train(run: Run, training: Training) -> None:
         "train",
         optim.batch_size,
         objective.n_context_regions,
+        windows=stage.batches != "regions",
         max_stride=model.max_stride,
         seed=derive(config.seed, "batches", stage.batches),
         rank=run.accelerator.process_index,

@@ -20,6 +20,7 @@ from compression.reconstruction import ReconstructionConfig
 from nets.embeddings import Sees
 from nets.regions import Regions
 from nets.spaces import FieldSpec
+from teacher.apart import RegionsApart
 from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
 from teacher.sliding_window import SlidingWindow
 
@@ -122,6 +123,11 @@ def make_teacher(
         CELLS.to_json(), CHOICE.to_json(), region_len, sizes, asdict(settings)
     )
     return TeacherModel(config)
+
+
+def make_apart(n_context_regions: int = 1, **settings) -> RegionsApart:
+    """A raw-context model of two layers that reads every region by itself."""
+    return RegionsApart(make_teacher(n_context_regions, **settings).config)
 
 
 def make_sliding_window(

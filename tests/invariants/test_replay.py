@@ -7,7 +7,7 @@ are cut by their borders.
 import numpy as np
 import pytest
 import torch
-from fixtures import CELLS, CHOICE, make_sliding_window, make_student, make_teacher
+from fixtures import CELLS, CHOICE, make_apart, make_sliding_window, make_student, make_teacher
 
 from ad.controls import LatentControl
 from ad.model import Triple
@@ -148,8 +148,9 @@ def test_a_student_acts_as_it_was_trained(student):
 
 @pytest.mark.parametrize("sees", ["region", "step"])
 @pytest.mark.parametrize("n_context_regions", [1, 3])
-def test_a_teacher_acts_as_it_was_trained(n_context_regions, sees):
-    teacher = make_teacher(n_context_regions, region_len=REGION_LEN, sees=sees).eval()
+@pytest.mark.parametrize("make", [make_teacher, make_apart])
+def test_a_teacher_acts_as_it_was_trained(n_context_regions, sees, make):
+    teacher = make(n_context_regions, region_len=REGION_LEN, sees=sees).eval()
     check_replay(teacher, record(ContextPolicy(teacher)))
 
 
@@ -228,10 +229,12 @@ def test_a_policy_can_be_used_again():
         assert all((a[name] == b[name]).all() for name in a)
 
 
-@pytest.mark.parametrize("kind", ["student", "teacher", "long_context"])
+@pytest.mark.parametrize("kind", ["student", "teacher", "long_context", "apart"])
 def test_resuming_after_regions_is_having_lived_through_them(kind):
     if kind == "student":
         policy = ContextPolicy(make_student(region_len=REGION_LEN).eval())
+    elif kind == "apart":
+        policy = ContextPolicy(make_apart(2, region_len=REGION_LEN).eval())
     else:
         n_context_regions = 1 if kind == "teacher" else 2
         policy = ContextPolicy(make_teacher(n_context_regions, region_len=REGION_LEN).eval())
@@ -245,9 +248,10 @@ def test_resuming_after_regions_is_having_lived_through_them(kind):
         torch.testing.assert_close(resumed, recorder.logits[k * REGION_LEN], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["student", "long_context"])
+@pytest.mark.parametrize("kind", ["student", "long_context", "apart"])
 def test_a_frozen_context_is_the_recorded_one_for_ever(kind):
-    model = make_teacher(2, region_len=REGION_LEN).eval()
+    make = make_apart if kind == "apart" else make_teacher
+    model = make(2, region_len=REGION_LEN).eval()
     if kind == "student":
         memory = MemoryConfig("accumulate", 2)
         model = make_student(region_len=REGION_LEN, memory=memory).eval()

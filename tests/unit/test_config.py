@@ -445,3 +445,11 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_folder_is_no_configuration(tmp_path: Path):
     with pytest.raises(ConfigError, match=f"{tmp_path} is a folder"):
         load_config(RunConfig, tmp_path)
+
+
+def test_a_batch_that_is_no_whole_windows_is_refused(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("sampling: {window: 4}\n")
+    with pytest.raises(ConfigError, match=r"distill.optim.batch_size is 6, but sampling.window=4"):
+        load_config(RunConfig, file, ["distill.optim.batch_size=6"])
+    load_config(RunConfig, file, [])
