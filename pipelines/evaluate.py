@@ -35,6 +35,7 @@ from pipelines.models import load_model, load_teacher, policy_of
 from pipelines.stages import STAGES, chain, evaluated
 from probes.reading import fresh_reconstruction
 from tasks.family import Task, information_bits
+from tasks.return_bounds import return_bound
 from training.run_dir import git_sha, mark_done, now, stage_done
 
 FORMAT_VERSION = 1
@@ -69,6 +70,9 @@ def main(config: RunConfig) -> None:
         compared = STAGES["train_teacher"].job(run.of("teacher").config) in parents
         held = _held(run, model)
         facts = {**_offline(run, model, compared=compared), **held, **_training_facts(trained)}
+    elif config.method == "optimal":
+        bound = return_bound(run.family)
+        facts = {"bound": bound and bound.entry()}
     folders = STAGES["evaluate"].folders(config)
     # The method's own directory is marked as done last, after its controls.
     for name, folder in reversed(list(zip(evaluated(config.method), folders, strict=True))):

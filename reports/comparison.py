@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from reports import columns, differences, paper, tables
+from reports import bits_figure, columns, differences, paper, tables
+from reports.bits import method_series, other_evaluations
 from reports.cost import CostRow, draw_cost, load_cost
 from reports.figures import write_figures
 from reports.files import write_csv
@@ -51,13 +52,13 @@ class Material:
     Attributes:
         methods: all of them.
         logs: of the training stages.
-        source: the source algorithm's learning curves, if any.
+        sources: learning curves of the sources of the histories.
         cost: what acting costs, if it was measured.
     """
 
     methods: Sequence[MethodScores]
     logs: Sequence[StageLog] = ()
-    source: SourceCurves | None = None
+    sources: Sequence[SourceCurves] = ()
     cost: Sequence[CostRow] = ()
 
     @property
@@ -122,6 +123,8 @@ def write_comparison(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     report = write_tables_and_figures(material, methods, out_dir, options)
+    bits = method_series(methods, other_evaluations(methods, directories, options.folder))
+    report.figures[bits_figure.NAME] = bits_figure.draw_bits(bits, methods, out_dir)
     write_report_page(report, methods, out_dir, options)
     if options.console is not None:
         tables.print_table(report.rows, report.notes, options.console)
@@ -149,7 +152,7 @@ def write_tables_and_figures(
     write_by_seed(methods, threshold, out_dir / "by_seed.csv")
     paper.write_markdown(printed, out_dir / "table.md")
     paper.write_latex(printed, out_dir / "table.tex")
-    figures = write_figures(shown, out_dir, source=material.source, solved_threshold=threshold)
+    figures = write_figures(shown, out_dir, sources=material.sources, solved_threshold=threshold)
     if material.cost:
         figures["cost"] = draw_cost(material.cost, material.records, out_dir)
     if material.logs:

@@ -39,7 +39,7 @@ class Curve:
     """One line of the figure.
 
     Attributes:
-        label: method, "source_ppo", or the name of a level.
+        label: method, "source_<style>", or the name of a level.
         title: as the figure calls it.
         look: how it is drawn.
         episodes: `(K,)`, from 1.
@@ -69,14 +69,14 @@ def draw_learning_curves(
     methods: Sequence[MethodScores],
     out_dir: Path,
     *,
-    source: SourceCurves | None = None,
+    sources: Sequence[SourceCurves] = (),
 ) -> list[Path]:
     """Draw the mean of every method with its band; searches as references in every panel.
 
     Args:
         methods: from `stack_methods`.
         out_dir: an existing directory; learning_curves.{pdf,png,csv} are written there.
-        source: the source algorithm's learning curves, if any.
+        sources: learning curves of the sources of the histories.
 
     Returns:
         The PDF and the PNG.
@@ -85,7 +85,9 @@ def draw_learning_curves(
     looks = style.looks({method.label: method.record for method in methods})
     curves = {m.label: method_curve(m, looks[m.label]) for m in learners}
     levels = reference_levels(methods) + search_curves(methods)
-    source_curves = source_levels(methods[0], source)
+    source_curves = [
+        curve for source in sources for curve in source_levels(methods[0], source)
+    ]
     drawn = [*curves.values(), *source_curves, *levels]
     write_curves(drawn, out_dir / f"{NAME}.csv")
     panels = arrange(learners)
@@ -152,10 +154,8 @@ def search_curves(methods: Sequence[MethodScores]) -> list[Curve]:
     return [method_curve(m, looks[m.label]) for m in methods if m.record.group == SEARCH]
 
 
-def source_levels(method: MethodScores, source: SourceCurves | None) -> list[Curve]:
-    """The source algorithm's curve, where regions can be dated, and its final level."""
-    if source is None:
-        return []
+def source_levels(method: MethodScores, source: SourceCurves) -> list[Curve]:
+    """A source's curve, where regions can be dated, and its final level."""
     first = method.results[0]
     returns = source.returns  # (C, n_regions)
     if is_normalized([method]):
@@ -168,14 +168,14 @@ def source_levels(method: MethodScores, source: SourceCurves | None) -> list[Cur
         return []
     center = returns.mean(axis=0)  # (n_regions,)
     final = float(center[-max(1, center.size // 10) :].mean())
-    name = "source PPO"
-    levels = [_constant("source_ppo_final", f"{name}, final", FINAL_LOOK, final, method.n_episodes)]
+    label, title = f"source_{source.style}", source.title
+    levels = [_constant(f"{label}_final", f"{title}, final", FINAL_LOOK, final, method.n_episodes)]
     horizon = first.number("horizon")
     if horizon:
         per_region = first.region_len / horizon
         regions = np.arange(center.size, dtype=np.float64)
         episodes = (regions + 0.5) * per_region + 0.5  # a region's middle
-        levels.insert(0, Curve("source_ppo", name, SOURCE_LOOK, episodes, center, _none(center)))
+        levels.insert(0, Curve(label, title, SOURCE_LOOK, episodes, center, _none(center)))
     return levels
 
 

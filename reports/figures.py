@@ -57,7 +57,7 @@ def write_figures(
     methods: Sequence[MethodScores],
     out_dir: Path,
     *,
-    source: SourceCurves | None = None,
+    sources: Sequence[SourceCurves] = (),
     solved_threshold: float = SOLVED_THRESHOLD,
 ) -> dict[str, list[Path]]:
     """Write every figure the results allow.
@@ -65,14 +65,14 @@ def write_figures(
     Args:
         methods: from `stack_methods`.
         out_dir: an existing directory.
-        source: the source algorithm's learning curves, if any.
+        sources: learning curves of the sources of the histories.
         solved_threshold: marked in the figure of tasks.
 
     Returns:
         PDF and PNG of each figure, by its name.
     """
     written = {
-        "learning_curves": draw_learning_curves(methods, out_dir, source=source),
+        "learning_curves": draw_learning_curves(methods, out_dir, sources=sources),
         "borders": draw_borders(methods, out_dir),
         "bars": draw_bars(methods, out_dir),
     }

@@ -52,6 +52,14 @@ CAPTIONS = {
         "marker over the training seeds that all three have, a circle for each of them. Controls "
         "should fall back to no context.",
     ),
+    "bits": (
+        "Return against bits of context",
+        "What is got for the bits that an action can read. Left: the final return. Then, if they "
+        "were measured, the first episode of a region, which has nothing but the context, and an "
+        "episode under a context frozen after recorded regions. The curve is the most that so many "
+        "bits allow, on average over the family, drawn only where nothing else tells the task; "
+        "above it, grey, is out of reach. The vertical line is what it takes to name a task.",
+    ),
     "cost": (
         "Cost of acting",
         "Context state of one stream, and processor time per action, against the regions of "
@@ -132,7 +140,9 @@ def write_page(
     sections = [
         *lead,
         *headline,
-        *figure_sections(("learning_curves", "borders", "bars", "profiles", "gap"), figures),
+        *figure_sections(
+            ("learning_curves", "borders", "bars", "profiles", "gap", "bits"), figures
+        ),
         *(section for sections in printed.values() for section in sections),
         *figure_sections(("cost",), figures),
         *figure_sections(("tasks",), figures, *breakdown),

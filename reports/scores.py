@@ -162,6 +162,22 @@ class MethodScores:
         """`(S,)` mean final return of each training seed."""
         return self.scores.mean(axis=1)
 
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """`seed_scores` by training seed."""
+        return dict(zip(self.seeds, self.seed_scores.tolist(), strict=True))
+
+    def number_by_seed(self, key: str) -> dict[int, float]:
+        """A number of metrics.json by training seed, where it is known."""
+        numbers = [result.number(key) for result in self.results]
+        by_seed = zip(self.seeds, numbers, strict=True)
+        return {seed: value for seed, value in by_seed if value is not None}
+
+    def number(self, key: str) -> float | None:
+        """Mean over training seeds of a number of metrics.json; whole where all are the same."""
+        known = list(self.number_by_seed(key).values())
+        return known[0] if len(set(known)) == 1 else float(np.mean(known)) if known else None
+
     def of_seed(self, seed: int) -> "MethodScores":
         """The results of one training seed alone."""
         return MethodScores(

@@ -76,30 +76,23 @@ class PlacedPoint:
     values: Mapping[str, Value]
     scores: MethodScores | None
 
-    def number(self, key: str) -> float | None:
-        """Mean over training seeds of a number of metrics.json."""
-        known = list(self.number_by_seed(key).values())
-        return float(np.mean(known)) if known else None
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Mean over tasks of the final return, by training seed."""
+        return {} if self.scores is None else self.scores.by_seed
 
     def number_by_seed(self, key: str) -> dict[int, float]:
         """A number of metrics.json by training seed, where it is known."""
-        if self.scores is None:
-            return {}
-        numbers = [result.number(key) for result in self.scores.results]
-        by_seed = zip(self.scores.seeds, numbers, strict=True)
-        return {seed: float(value) for seed, value in by_seed if value is not None}
+        return {} if self.scores is None else self.scores.number_by_seed(key)
+
+    def number(self, key: str) -> float | None:
+        """Mean over training seeds of a number of metrics.json."""
+        return None if self.scores is None else self.scores.number(key)
 
     @property
     def center(self) -> float:
         """Mean over training seeds and tasks, nan where not evaluated."""
         return float(self.scores.scores.mean()) if self.scores else np.nan
-
-    @property
-    def by_seed(self) -> dict[int, float]:
-        """Mean over tasks, by training seed."""
-        if self.scores is None:
-            return {}
-        return dict(zip(self.scores.seeds, self.scores.seed_scores.tolist(), strict=True))
 
     @property
     def interval(self) -> Interval:

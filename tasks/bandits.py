@@ -18,6 +18,7 @@ from gymnasium.vector.utils import batch_space
 from tasks.bandit_search import BetaPosterior, LeverPosterior, UCBPolicy
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
+from tasks.return_bounds import ReturnBound, keyed_bandit_bound
 from tasks.vector import OnlyEnv
 
 ORDERS = ("shuffled", "sampled")
@@ -217,6 +218,7 @@ class KeyedBanditFamily(_BanditFamily):
             raise FamilyError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         self.name, self.episode_len, self._order = "keyed_bandit", n_contexts, order
         self._n_actions = n_actions
+        self.information_bits = n_contexts * float(np.log2(n_actions))
         params = {**_params("KeyedBandit", n_contexts), "n_actions": n_actions, "order": order}
         separator = "" if n_actions <= 10 else "-"
         tasks = (
@@ -238,6 +240,11 @@ class KeyedBanditFamily(_BanditFamily):
     def posterior(self, prior_tasks: Sequence[Task], n_streams: int) -> LeverPosterior:
         """Independent contexts, every lever as likely at first: it knows no task."""
         return LeverPosterior(self.episode_len, self._n_actions, n_streams)
+
+    def return_bound(self, bits: np.ndarray) -> ReturnBound:
+        """See `keyed_bandit_bound`; levers of shuffled contexts are each pulled once an episode."""
+        each_once = self._order == "shuffled"
+        return keyed_bandit_bound(bits, self.episode_len, self._n_actions, each_once=each_once)
 
 
 def _params(env: str, horizon: int) -> dict[str, Any]:

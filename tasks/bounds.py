@@ -9,7 +9,7 @@ of a bandit are many, the goal of a room is one. What a code of single letters c
 `codebook_distortion`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy.special import entr, logsumexp
 from tasks.family import FamilyError
 from tasks.references import TabularMDP, is_optimal, optimal_action_values, optimal_return
 
+Beyond = Callable[[float, np.ndarray], float]
 BITS = 1 / np.log(2)  # in a nat
 
 
@@ -81,6 +82,7 @@ def rate_distortion(
     distortions: np.ndarray,
     source: np.ndarray | None = None,
     *,
+    beyond: Beyond | None = None,
     slopes: Sequence[float] | np.ndarray | None = None,
     tolerance: float = 1e-6,
     most_updates: int = 2000,
@@ -93,6 +95,9 @@ def rate_distortion(
     Args:
         distortions: `(K, J)`, what it costs to stand letter k by letter j, at least 0.
         source: `(K,)` probabilities of the letters; None for even ones.
+        beyond: Where there are more words than columns: from a slope s and weights `(K,)`, the
+            most that Σ_k weights_k exp(-s d(k, y)) comes to for any word y, or more. The bound then
+            holds for codes that use those words too.
         slopes: Nats per unit of distortion, more than 0; None for 120 that suit the distortions.
         tolerance: Nats between a point and its bound at which it has converged.
         most_updates: Of a point.
@@ -109,7 +114,7 @@ def rate_distortion(
         # Where a word has all but vanished at one slope it could not come back at the next.
         start = np.logaddexp(log_words, np.log(1e-6) - np.log(len(log_words)))
         log_words, point = _point(
-            distortions, source, slope, start - logsumexp(start), tolerance, most_updates
+            distortions, source, slope, start - logsumexp(start), beyond, tolerance, most_updates
         )
         points.append((*point, slope))
     rates, reached, intercepts, used = np.array(points).T
@@ -124,11 +129,13 @@ def _point(
     source: np.ndarray,
     slope: float,
     log_words: np.ndarray,
+    beyond: Beyond | None,
     tolerance: float,
     most_updates: int,
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
     """Log-probabilities of the words, and rate, distortion and intercept in nats."""
-    kernel = np.exp(-slope * (distortions - distortions.min(1, keepdims=True)))  # (K, J)
+    least = distortions.min(1)
+    kernel = np.exp(-slope * (distortions - least[:, None]))  # (K, J)
     words = np.exp(log_words)
     for _ in range(most_updates):
         totals = kernel @ words  # (K,)
@@ -137,8 +144,10 @@ def _point(
         if gap < tolerance:
             break
         words = words * gains
+    if beyond is not None:
+        gap = max(gap, float(np.log(beyond(slope, source / totals * np.exp(slope * least)))))
     with np.errstate(divide="ignore"):
-        logs = np.log(totals) - slope * distortions.min(1)
+        logs = np.log(totals) - slope * least
         log_words = np.log(words)
     channel = kernel * words / totals[:, None]  # (K, J)
     distortion = float(source @ (channel * distortions).sum(1))

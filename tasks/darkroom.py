@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.references import TabularMDP, random_return
+from tasks.return_bounds import ReturnBound, shared_dynamics_bound
 from tasks.room_search import CoveragePolicy, RoomPosterior, shortest_moves
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.int64)  # (5, 2)
@@ -240,6 +241,10 @@ class DarkRoomFamily:
     def tabular(self, task: Task) -> TabularMDP:
         """See `tabular_room`."""
         return tabular_room(task.params)
+
+    def return_bound(self, bits: np.ndarray) -> ReturnBound | None:
+        """See `shared_dynamics_bound`; None of a room that pays once, where getting it is seen."""
+        return shared_dynamics_bound(bits, [self.tabular(task) for task in self._tasks])
 
     def posterior(self, prior_tasks: Sequence[Task], n_streams: int) -> RoomPosterior:
         """Where the goal may still be, before anything is seen: the goals of `prior_tasks`."""

@@ -206,16 +206,23 @@ def test_nothing_found_is_said(tmp_path):
         load_results([tmp_path], seeds=[0, 5])
 
 
-def test_source_curves_are_those_of_ppo_on_the_compared_split(tmp_path):
+def test_source_curves_are_those_of_every_style_on_the_compared_split(tmp_path):
     write_source_curves(tmp_path, task_entries(8), n_regions=6)
     write_method(tmp_path, "student", 0)
     tasks = load_results([tmp_path])[0].tasks
-    curves = load_source_curves([tmp_path / "absent", tmp_path], tasks, "test")
+    path = tmp_path / "collect" / "learning_curves.csv"
+    with path.open("a") as file:
+        file.write(f"{tasks[2].index},test,mine:sticky_play,0,0,1.5\n")
+        file.write(f"{tasks[2].index},test,mine:sticky_play,0,1,\n")
+    curves, sticky = load_source_curves([tmp_path / "absent", tmp_path], tasks, "test")
+    assert (curves.style, curves.title) == ("ppo", "source PPO")
+    assert (sticky.title, sticky.returns.tolist()) == ("source sticky play", [[1.5]])
+    assert sticky.task_indices.tolist() == [2]
     assert curves.returns.shape == (16, 6)
     np.testing.assert_array_equal(curves.task_indices, np.repeat(np.arange(8), 2))
-    assert curves.returns.max() < 99  # rows of another split or style
-    assert load_source_curves([tmp_path], tasks, "validation") is None
-    (tmp_path / "collect" / "learning_curves.csv").write_text("task,region\n1,0\n")
+    assert curves.returns.max() < 99  # rows of another split, and of random play
+    assert load_source_curves([tmp_path], tasks, "validation") == []
+    path.write_text("task,region\n1,0\n")
     with pytest.raises(ResultsError, match=r"learning_curves.csv cannot be read"):
         load_source_curves([tmp_path], tasks, "test")
 

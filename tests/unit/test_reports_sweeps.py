@@ -312,7 +312,7 @@ def test_points_that_differ_in_other_settings_are_other_lines(grid):
     assert list(lines) == ["m = 1", "m = 2", "m = 4"]
     assert [[point.values[GAMMA] for point in line] for line in lines.values()] == [[0, 0.1]] * 3
     assert np.isnan(lines["m = 2"][1].center)
-    assert sweep_figures._bits_axis(axes, placed) is axes[1]
+    assert sweep_figures.bits_axis(axes, placed) is axes[1]
 
 
 def test_what_older_results_do_not_know_is_left_out(tmp_path):
