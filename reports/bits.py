@@ -23,7 +23,7 @@ from reports.style import looks as looks_of
 Floats = NDArray[np.float64]
 
 BITS, REGIONS = "latent_bits", "memory_regions"
-SEES, STEP = "decoder_sees", "step"
+SEES, STEP = "sees", "step"
 """What a decoder sees of the current region; the current step alone, if that is what it says."""
 AT_TEST: dict[str, Any] = {"dashes": (0, (1, 1)), "marker": "d", "width": 1.2}
 

@@ -178,12 +178,11 @@ def _write(series: Sequence[Series], bound: Bound | None, out_dir: Path) -> None
             for seed in method.seeds
         ),
     )
-    path = out_dir / f"{NAME}_bound.csv"
-    if bound is None:
-        path.unlink(missing_ok=True)  # of an earlier report
-    else:
+    if bound is not None:
         write_csv(
-            path, ("bits", *bound.levels), zip(bound.bits, *bound.levels.values(), strict=True)
+            out_dir / f"{NAME}_bound.csv",
+            ("bits", *bound.levels),
+            zip(bound.bits, *bound.levels.values(), strict=True),
         )
 
 

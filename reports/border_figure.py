@@ -24,7 +24,7 @@ from reports.curves import (
     search_curves,
 )
 from reports.files import write_csv
-from reports.scores import MethodScores
+from reports.scores import MethodScores, records_of
 from reports.style import Look
 
 Floats = NDArray[np.float64]
@@ -50,7 +50,7 @@ def draw_borders(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
         return []
     positions = {method.label: measures.by_position(method) for method in learners}
     _write(learners, positions, out_dir)
-    looks = style.looks({method.label: method.record for method in methods})
+    looks = style.looks(records_of(methods))
     curves = {method.label: method_curve(method, looks[method.label]) for method in learners}
     levels = reference_levels(methods) + search_curves(methods)
     panels = arrange(learners)
@@ -97,10 +97,7 @@ def _draw_positions(
         axes.plot(
             np.arange(1, values.size + 1),
             values,
-            color=look.color,
-            ls=look.dashes,
-            lw=look.width,
-            marker=look.marker or ".",
+            **look.line | {"marker": look.marker or "."},
             ms=3.5,
         )
     axes.margins(x=0.1)

@@ -1,87 +1,24 @@
 """A whole comparison in one call: results in; tables, figures and the page out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from rich.console import Console
-
-from reports import bits_figure, columns, differences, paper, tables
+from reports import bits_figure, columns, differences, paper, sweep_figures, tables
 from reports.bits import method_series, other_evaluations
-from reports.cost import CostRow, draw_cost, load_cost
+from reports.cost import draw_cost
 from reports.figures import write_figures
 from reports.files import write_csv
-from reports.measures import SOLVED_THRESHOLD
 from reports.notes import difference_notes, notes
-from reports.page import PageSection, write_page
-from reports.paper import PrintedTable
-from reports.records import MethodRecord
+from reports.page import CAPTIONS, write_page
+from reports.report import DEFAULT_OPTIONS, Material, Report, ReportOptions
 from reports.results import load_results
 from reports.rows import Row, method_rows
-from reports.scores import MethodScores, stack_methods
-from reports.source_curves import SourceCurves, load_source_curves
-from reports.training_logs import StageLog, draw_training, load_stage_logs
+from reports.scores import MethodScores
+from reports.training_logs import draw_training, load_stage_logs
 
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """How a report is made, of a comparison and of a sweep alike.
-
-    Attributes:
-        folder: where the evaluations are, `evaluate` or `evaluate_<name>`.
-        solved_threshold: normalised final return from which a task counts as solved.
-        commands: what was run, for the page.
-        config_text: the resolved configuration, for the page.
-        console: the table is printed there; not at all when None.
-    """
-
-    folder: str = "evaluate"
-    solved_threshold: float = SOLVED_THRESHOLD
-    commands: Sequence[str] = ()
-    config_text: str = ""
-    console: Console | None = None
-
-
-DEFAULT_OPTIONS = ReportOptions()
-
-
-@dataclass(frozen=True)
-class Material:
-    """Everything a report is made from, as the result files give it.
-
-    Attributes:
-        methods: all of them.
-        logs: of the training stages.
-        sources: learning curves of the sources of the histories.
-        cost: what acting costs, if it was measured.
-    """
-
-    methods: Sequence[MethodScores]
-    logs: Sequence[StageLog] = ()
-    sources: Sequence[SourceCurves] = ()
-    cost: Sequence[CostRow] = ()
-
-    @property
-    def records(self) -> dict[str, MethodRecord]:
-        """What each method says of itself, by its name."""
-        return {method.method: method.record for method in self.methods}
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a comparison says, before it is a page.
-
-    Attributes:
-        rows: one per method.
-        notes: the sentences under the table.
-        tables: as they are printed.
-        figures: PDF and PNG of each figure, by its name.
-    """
-
-    rows: list[Row]
-    notes: list[str]
-    tables: list[PrintedTable]
-    figures: dict[str, list[Path]]
+FIGURE_PARTS = ("", "_points", "_positions", "_bound")
+"""What names of a figure's files end with."""
 
 
 def write_comparison(
@@ -94,9 +31,9 @@ def write_comparison(
     """Compare the evaluated methods of one or several runs.
 
     Writes table.{csv,md,tex}, by_seed.csv, differences.csv (every method minus the student,
-    paired), the figures learning_curves, borders, bars, profiles, gap, tasks, cost and training as
-    PDF, PNG and CSV, and report.html, which holds it all. What the results do not allow is left
-    out.
+    paired), the figures learning_curves, borders, bars, profiles, gap, bits, tasks, cost and
+    training as PDF, PNG and CSV, and report.html, which holds it all. What the results do not allow
+    is left out.
 
     Args:
         run_dirs: run directories.
@@ -113,22 +50,26 @@ def write_comparison(
     directories = [Path(run_dir) for run_dir in run_dirs]
     seeds = None if seeds is None else list(seeds)
     results = load_results(directories, seeds, options.folder)
-    methods = stack_methods(results)
-    material = Material(
-        methods,
-        load_stage_logs(directories, seeds),
-        load_source_curves(directories, results[0].tasks, results[0].part),
-        load_cost(directories),
-    )
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    material = Material.of(results, directories, load_stage_logs(directories, seeds))
+    methods, out_dir = material.methods, cleared(out_dir)
     report = write_tables_and_figures(material, methods, out_dir, options)
     bits = method_series(methods, other_evaluations(methods, directories, options.folder))
     report.figures[bits_figure.NAME] = bits_figure.draw_bits(bits, methods, out_dir)
-    write_report_page(report, methods, out_dir, options)
+    write_page(report, methods, out_dir, options)
     if options.console is not None:
         tables.print_table(report.rows, report.notes, options.console)
     return report.rows
+
+
+def cleared(out_dir: str | Path) -> Path:
+    """The directory of a report, made if need be, without the figures of an earlier one."""
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    names = (*CAPTIONS, *sweep_figures.CAPTIONS, "sweep_*")
+    for name, part, suffix in product(names, FIGURE_PARTS, ("pdf", "png", "csv")):
+        for path in out_dir.glob(f"{name}{part}.{suffix}"):
+            path.unlink()
+    return out_dir
 
 
 def write_tables_and_figures(
@@ -174,27 +115,4 @@ def write_by_seed(methods: Sequence[MethodScores], solved_threshold: float, path
         path,
         ("method", "training_seed", *names),
         ((row.label, seed, *(row[name] for name in names)) for seed, row in rows),
-    )
-
-
-def write_report_page(
-    report: Report,
-    methods: Sequence[MethodScores],
-    out_dir: Path,
-    options: ReportOptions,
-    *,
-    title: str = "Comparison",
-    lead: Sequence[PageSection] = (),
-) -> None:
-    """Write report.html; `title` and `lead` as in `write_page`."""
-    write_page(
-        report.tables,
-        methods,
-        report.figures,
-        out_dir / "report.html",
-        commands=options.commands,
-        config_text=options.config_text,
-        solved_threshold=options.solved_threshold,
-        title=title,
-        lead=lead,
     )

@@ -106,7 +106,7 @@ def draw_cost(
             axes.xaxis.set_major_locator(FixedLocator(lengths))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
-        right.legend(loc="upper left", bbox_to_anchor=(1.02, 1.03), frameon=False, handlelength=3)
+        style.legend_beside(right)
         return style.save(figure, out_dir, NAME)
 
 
@@ -124,10 +124,7 @@ def _draw(
         ]
         axes.plot(
             *zip(*points, strict=True),
-            color=look.color,
-            ls=look.dashes,
-            lw=look.width,
-            marker=look.marker,
+            **look.line,
             ms=3.5,
             label=NAMES.get(method, records[method].title),
         )

@@ -3,13 +3,14 @@
 Shape letters: S training seeds, T' tasks with references, K in-context episodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from reports import statistics, style
 from reports.columns import axis_title
 from reports.files import write_csv
 from reports.records import BASELINE, SEARCH
-from reports.scores import MethodScores, is_normalized
+from reports.scores import MethodScores, is_normalized, records_of
 from reports.source_curves import SourceCurves
 from reports.style import Look
 
@@ -82,29 +83,18 @@ def draw_learning_curves(
         The PDF and the PNG.
     """
     learners = [method for method in methods if not method.record.is_rollout] or list(methods)
-    looks = style.looks({method.label: method.record for method in methods})
+    looks = style.looks(records_of(methods))
     curves = {m.label: method_curve(m, looks[m.label]) for m in learners}
     levels = reference_levels(methods) + search_curves(methods)
-    source_curves = [
-        curve for source in sources for curve in source_levels(methods[0], source)
-    ]
+    source_curves = [curve for source in sources for curve in source_levels(methods[0], source)]
     drawn = [*curves.values(), *source_curves, *levels]
     write_curves(drawn, out_dir / f"{NAME}.csv")
-    panels = arrange(learners)
-    n_columns = min(2, len(panels))
-    n_rows = -(-len(panels) // n_columns)
-    with style.new_figure(3.7 * n_columns, 2.4 * n_rows) as figure:
-        grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
-        figure.subplots_adjust(wspace=0.85, hspace=0.4)
-        for position, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+    across = "in-context episode\n" + band_remark(list(curves.values()))
+    with panels_figure(learners, 2.4, across, return_name(methods)) as (figure, panels):
+        for position, (axes, panel) in enumerate(panels):
             shown = [*levels, *(source_curves if position == 0 else [])]
-            axes.set_title(panel.name)
             axes.set_ylim(*limits(drawn))
             draw_panel(axes, [curves[method.label] for method in panel.methods], shown)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(return_name(methods))
-        for axes in place_panels(grid, len(panels)):
-            axes.set_xlabel("in-context episode\n" + band_remark(list(curves.values())))
         return style.save(figure, out_dir, NAME)
 
 
@@ -150,7 +140,7 @@ def reference_levels(methods: Sequence[MethodScores]) -> list[Curve]:
 
 def search_curves(methods: Sequence[MethodScores]) -> list[Curve]:
     """What searches by rule, to be drawn as a reference in every figure over episodes."""
-    looks = style.looks({method.label: method.record for method in methods})
+    looks = style.looks(records_of(methods))
     return [method_curve(m, looks[m.label]) for m in methods if m.record.group == SEARCH]
 
 
@@ -210,14 +200,35 @@ def _chunks(
     return [Panel(name, (*first, *methods[start : start + size])) for start in starts]
 
 
-def place_panels(grid: NDArray[Any], n_panels: int) -> list[Axes]:
-    """Hide the axes of a grid that no panel needs; return the lowest shown of each column."""
-    for axes in grid.flat[n_panels:]:
-        axes.set_visible(False)
-    lowest = [[axes for axes in column if axes.get_visible()][-1] for column in grid.T]
-    for axes in lowest:
-        axes.tick_params(labelbottom=True)  # off where axes below share the scale
-    return lowest
+@contextmanager
+def panels_figure(
+    methods: Sequence[MethodScores], height: float, across: str, up: str
+) -> Iterator[tuple[Figure, list[tuple[Axes, Panel]]]]:
+    """A figure of one pair of axes for every panel of the methods, at most two side by side.
+
+    Args:
+        methods: to be arranged.
+        height: of a panel, inches.
+        across: name of the horizontal axis.
+        up: name of the vertical axis.
+    """
+    panels = arrange(methods)
+    n_columns = min(2, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    with style.new_figure(3.7 * n_columns, height * n_rows) as figure:
+        grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
+        figure.subplots_adjust(wspace=0.85, hspace=0.4)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            axes.set_title(panel.name)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(up)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for column in grid.T:
+            lowest = [axes for axes in column if axes.get_visible()][-1]
+            lowest.tick_params(labelbottom=True)  # off where axes below share the scale
+            lowest.set_xlabel(across)
+        yield figure, list(zip(grid.flat, panels, strict=False))
 
 
 def _none(values: Floats) -> statistics.Band:
@@ -246,7 +257,7 @@ def draw_panel(axes: Axes, curves: Sequence[Curve], levels: Sequence[Curve]) -> 
     ends = []
     for level in levels:
         look = level.look
-        axes.plot(level.episodes, level.returns, color=look.color, ls=look.dashes, lw=look.width)
+        axes.plot(level.episodes, level.returns, **look.line)
         ends.append((level.title, float(np.interp(last, level.episodes, level.returns)), look))
     for position, curve in enumerate(reversed(curves)):  # the first, ours, on top
         look = curve.look
@@ -256,10 +267,7 @@ def draw_panel(axes: Axes, curves: Sequence[Curve], levels: Sequence[Curve]) -> 
         axes.plot(
             curve.episodes,
             curve.returns,
-            color=look.color,
-            ls=look.dashes,
-            lw=look.width,
-            marker=look.marker,
+            **look.line,
             ms=3.5,
             clip_on=False,  # a marker at the edge stays whole
             # Markers of different curves stand apart.

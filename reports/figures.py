@@ -32,7 +32,7 @@ from reports.records import (
     STUDENT,
     TEACHER,
 )
-from reports.scores import MethodScores, is_normalized
+from reports.scores import MethodScores, is_normalized, records_of
 from reports.source_curves import SourceCurves
 from reports.statistics import Interval
 
@@ -124,16 +124,12 @@ def draw_bars(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
         axes = figure.subplots()
         for row, (method, mean, interval) in enumerate(zip(methods, means, intervals, strict=True)):
             _draw_bar(axes, row, method, mean, interval)
-        axes.set_yticks(range(len(methods)), labels=[method.title for method in methods])
-        for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
-            tick.set_fontweight("bold" if method.is_ours else "normal")
-        axes.set_ylim(len(methods) - 0.4, -0.6)
+        style.name_rows(axes, [m.title for m in methods], [m.is_ours for m in methods])
         for at, heading, values in ((1.02, "mean", means), (1.11, "IQM", iqms)):
             axes.text(at, 1.0, heading, transform=axes.transAxes, color=style.GREY, va="bottom")
             for row, value in enumerate(values):
                 place = axes.get_yaxis_transform()
                 axes.text(at, row, number(value, 2), transform=place, va="center", fontsize=7.5)
-        axes.tick_params(axis="y", length=0)
         axes.set_xlabel(_final_return_name(methods))
         if is_normalized(methods):
             for reference in (0, 1):
@@ -219,7 +215,7 @@ def _draw_task_dots(
 ) -> None:
     axes = figure.subplots()
     rows = np.arange(order.size)
-    looks = style.looks({method.label: method.record for method in methods})
+    looks = style.looks(records_of(methods))
     axes.hlines(rows, 0, 1, color=style.LIGHT_GREY, lw=0.4, transform=axes.get_yaxis_transform())
     offsets = 0.2 * (np.arange(len(methods)) - (len(methods) - 1) / 2)
     for method, offset in zip(methods, offsets, strict=True):
@@ -265,7 +261,7 @@ def _draw_task_map(
     limits = (0.0, 1.0) if is_normalized(methods) else (np.nanmin(means), np.nanmax(means))
     for axes, block in zip(grid, blocks, strict=True):
         image = axes.imshow(
-            means[block], cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto"
+            means[block], cmap=style.SHADES, vmin=limits[0], vmax=limits[1], aspect="auto"
         )
         axes.set_ylim(TASKS_PER_BLOCK - 0.5, -0.5)
         axes.set_yticks(range(len(block)), labels=[names[task] for task in block], fontsize=5.5)
@@ -277,10 +273,7 @@ def _draw_task_map(
             ha="left",
             rotation_mode="anchor",
         )
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=list(grid), fraction=0.03, pad=0.04)
-    bar.set_label(_final_return_name(methods))
-    bar.outline.set_visible(False)
+        style.bare(axes)
+    style.colour_bar(image, list(grid), _final_return_name(methods), pad=0.04)
     if shown.size < order.size:
         figure.suptitle(f"the {shown.size} of {order.size} tasks hardest for the student", y=1.08)

@@ -11,7 +11,7 @@ from reports.columns import axis_title
 from reports.files import write_csv
 from reports.measures import gap_recovered
 from reports.records import NO_CONTEXT, TEACHER
-from reports.scores import MethodScores
+from reports.scores import MethodScores, records_of
 
 NAME = "gap"
 MARGIN = 0.06  # of the range, on either side
@@ -49,7 +49,7 @@ def draw_gap(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
     )
     with style.new_figure(5.0, 0.65 + 0.25 * len(shown)) as figure:
         axes = figure.subplots()
-        looks = style.looks({method.label: method.record for method in methods})
+        looks = style.looks(records_of(methods))
         for row, method in enumerate(shown):
             look, gap = looks[method.label], gaps[method.label]
             axes.plot([0, gap.share], [row, row], color=look.color, lw=1.6, solid_capstyle="butt")
@@ -72,10 +72,6 @@ def draw_gap(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
             every += [gaps[method.label].share, *gaps[method.label].by_seed.values()]
         low, high = float(np.nanmin(every)), float(np.nanmax(every))
         axes.set_xlim(low - MARGIN * (high - low), high + MARGIN * (high - low))
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_yticks(range(len(shown)), labels=[method.title for method in shown])
-        for tick, method in zip(axes.get_yticklabels(), shown, strict=True):
-            tick.set_fontweight("bold" if method.is_ours else "normal")
-        axes.tick_params(axis="y", length=0)
+        style.name_rows(axes, [m.title for m in shown], [m.is_ours for m in shown])
         axes.set_xlabel(axis_title("gap_recovered"))
         return style.save(figure, out_dir, NAME)

@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reports.column import DETAILS, HEADLINE, TABLES, number
 from reports.figures import shown_per_task
-from reports.measures import SOLVED_THRESHOLD
 from reports.paper import PrintedTable, described
+from reports.report import Report, ReportOptions
 from reports.results import training_seeds
 from reports.scores import MethodScores, is_normalized
 from reports.tables import MISSING
@@ -26,7 +26,7 @@ CAPTIONS = {
         "Learning in context",
         "Return against in-context episode: mean over training seeds and tasks. The band is the "
         "range of the training seeds, from 8 seeds on a bootstrap interval. Grey: random, optimal, "
-        "the source algorithm, and searches by rule (dashed).",
+        "the sources of the histories, and searches by rule (dashed).",
     ),
     "borders": (
         "At the borders",
@@ -109,48 +109,42 @@ class PageSection:
 
 
 def write_page(
-    tables: Sequence[PrintedTable],
+    report: Report,
     methods: Sequence[MethodScores],
-    figures: Mapping[str, Sequence[Path]],
-    out: Path,
+    out_dir: Path,
+    options: ReportOptions,
     *,
-    commands: Sequence[str] = (),
-    config_text: str = "",
-    solved_threshold: float = SOLVED_THRESHOLD,
     title: str = "Comparison",
     lead: Sequence[PageSection] = (),
 ) -> None:
-    """Write the page.
+    """Write report.html.
 
     Args:
-        tables: from `printed_tables`.
-        methods: what they were computed from.
-        figures: files of each figure by its name, from `write_figures`; the PNG is shown.
-        out: the file to write.
-        commands: what was run, in order; the section is left out when empty.
-        config_text: the resolved configuration; the section is left out when empty.
-        solved_threshold: normalised final return below which a task counts as failed.
+        report: what it shows; of figures the PNG.
+        methods: what it was computed from.
+        out_dir: an existing directory.
+        options: of the report; commands and configuration are left out when empty.
         title: first word or words of the heading.
         lead: sections that come before the results.
     """
     first = methods[0].results[0]
-    printed = {table.heading: [table_section(table)] for table in tables}
+    printed = {table.heading: [table_section(table)] for table in report.tables}
     headline, details = printed.pop(TABLES[HEADLINE], []), printed.pop(TABLES[DETAILS], [])
-    breakdown = _task_breakdown(methods, solved_threshold)
+    breakdown = _task_breakdown(methods, options.solved_threshold)
     sections = [
         *lead,
         *headline,
         *figure_sections(
-            ("learning_curves", "borders", "bars", "profiles", "gap", "bits"), figures
+            ("learning_curves", "borders", "bars", "profiles", "gap", "bits"), report.figures
         ),
         *(section for sections in printed.values() for section in sections),
-        *figure_sections(("cost",), figures),
-        *figure_sections(("tasks",), figures, *breakdown),
+        *figure_sections(("cost",), report.figures),
+        *figure_sections(("tasks",), report.figures, *breakdown),
         *details,
-        *figure_sections(("training",), figures),
-        PageSection("Commands", code="\n".join(commands)),
-        PageSection("Configuration", code=config_text.strip()),
-        PageSection("What the columns mean", terms=described(tables)),
+        *figure_sections(("training",), report.figures),
+        PageSection("Commands", code="\n".join(options.commands)),
+        PageSection("Configuration", code=options.config_text.strip()),
+        PageSection("What the columns mean", terms=described(report.tables)),
     ]
     environment = Environment(
         loader=PackageLoader("reports", ""),
@@ -164,7 +158,7 @@ def write_page(
         facts=_facts(methods),
         sections=[s for s in sections if s.image or s.table or s.code or s.terms],
     )
-    out.write_text(page, encoding="utf-8")
+    (out_dir / "report.html").write_text(page, encoding="utf-8")
 
 
 def _facts(methods: Sequence[MethodScores]) -> dict[str, str]:

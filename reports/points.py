@@ -9,7 +9,7 @@ from matplotlib.transforms import ScaledTranslation
 from reports import statistics, style
 from reports.curves import return_name
 from reports.records import NO_CONTEXT, TEACHER
-from reports.scores import MethodScores, is_normalized
+from reports.scores import MethodScores, is_normalized, records_of
 
 SEED_MARK: dict[str, Any] = {"marker": "o", "ls": "", "ms": 2.8, "mfc": "none", "mew": 0.7}
 SEED_SHIFT = 5.5  # points to the right of the marker, which would cover them
@@ -39,10 +39,7 @@ def draw_points(
     panel.plot(
         x,
         [sum(seeds) / len(seeds) if seeds else float("nan") for seeds in values],
-        color=look.color,
-        ls=look.dashes if joined else "",
-        lw=look.width,
-        marker=look.marker or "o",
+        **look.line | {"ls": look.dashes if joined else "", "marker": look.marker or "o"},
         ms=5,
         label=label,
         zorder=3,
@@ -63,7 +60,7 @@ def draw_levels(
     level: Callable[[MethodScores], float] = lambda method: float(method.scores.mean()),
 ) -> None:
     """The levels of teacher and no context, nothing where a level is nan."""
-    looks = style.looks({method.label: method.record for method in methods})
+    looks = style.looks(records_of(methods))
     for method in methods:
         is_level = method.record.group == TEACHER or method.method == NO_CONTEXT
         if is_level and method.label == method.method:
@@ -89,7 +86,7 @@ def show_unit(panel: Axes) -> None:
 def legend(panel: Axes) -> None:
     """Name the lines beside the panel where there are several."""
     if len(panel.get_legend_handles_labels()[1]) > 1:
-        panel.legend(loc="upper left", bbox_to_anchor=(1.02, 1.03), frameon=False, handlelength=3)
+        style.legend_beside(panel)
 
 
 def seed_remark(counts: set[int]) -> str:

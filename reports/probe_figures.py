@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from reports import style
@@ -35,7 +34,6 @@ PROBE_NAMES = {
     "raw_pooled": "raw region, pooled",
     "latents": "latents",
 }
-SHADES = "cividis"  # runs evenly from dark to light, in grey too
 
 
 def draw_probes(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
@@ -72,7 +70,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
             axes.tick_params(axis="y", length=0)
         panels[0].set_yticks(range(len(names)), labels=names)
         panels[0].set_ylim(len(names) - 0.5, -0.5)
-        panels[1].legend(loc="upper left", bbox_to_anchor=(1.03, 1.02), frameon=False)
+        style.legend_beside(panels[1], handlelength=2)
         return style.save(figure, out_dir, "probes")
 
 
@@ -101,8 +99,8 @@ def draw_cosine(plain: Floats, centred: Floats, out_dir: Path) -> list[Path]:
         for axes, values, name in zip(
             panels, (plain, centred), ("as they are", "means taken away"), strict=True
         ):
-            image = axes.imshow(values, cmap=SHADES, vmin=-1, vmax=1)
-            _bare(axes)
+            image = axes.imshow(values, cmap=style.SHADES, vmin=-1, vmax=1)
+            style.bare(axes)
             axes.set_title(name)
             axes.set_xlabel("latent")
             axes.set_xticks(range(n), labels=range(1, n + 1))
@@ -110,7 +108,7 @@ def draw_cosine(plain: Floats, centred: Floats, out_dir: Path) -> list[Path]:
             if n <= 10:
                 _write_values(axes, values)
         panels[0].set_ylabel("latent")
-        _colour_bar(figure, image, list(panels), "mean cosine")
+        style.colour_bar(image, list(panels), "mean cosine", pad=0.03)
         return style.save(figure, out_dir, "cosine")
 
 
@@ -143,14 +141,12 @@ def draw_attention(
             "one region; triangles: rewarded steps, lines: episodes' ends",
         )
         for axes, values, name in zip(panels, (mean, example), names, strict=True):
-            image = axes.imshow(values * length, cmap=SHADES, aspect="auto", vmin=0)
-            _bare(axes)
+            image = axes.imshow(values * length, cmap=style.SHADES, aspect="auto", vmin=0)
+            style.bare(axes)
             axes.set_title(name, pad=10)
             axes.set_ylabel("latent")
             axes.set_yticks(range(n_latents), labels=range(1, n_latents + 1))
-            bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-            bar.set_label("times uniform")
-            bar.outline.set_visible(False)
+            style.colour_bar(image, axes, "times uniform", fraction=0.05, pad=0.02)
         paid = np.flatnonzero(rewards)
         panels[1].plot(
             paid, np.full(len(paid), -0.8), "v", ms=3.5, color=style.VERMILLION, clip_on=False
@@ -184,9 +180,7 @@ def draw_swap(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
                 axes.plot(
                     [row["block"] + 1 for row in line],
                     [row[column] for row in line],
-                    ls=look.dashes,
-                    marker=look.marker,
-                    color=look.color,
+                    **look.line,
                     ms=3,
                     label=f"{kind} latents",
                 )
@@ -220,14 +214,14 @@ def draw_swap_rooms(
         panels = figure.subplots(1, len(visits), squeeze=False)[0]
         most = max(float(v.max()) for v in visits.values())
         for axes, (name, values) in zip(panels, visits.items(), strict=True):
-            image = axes.imshow(values.T, origin="lower", cmap=SHADES, vmin=0, vmax=most)
-            _bare(axes)
+            image = axes.imshow(values.T, origin="lower", cmap=style.SHADES, vmin=0, vmax=most)
+            style.bare(axes)
             axes.set_title(name)
             axes.set_xticks([0, shape[0] - 1])
             axes.set_yticks([0, shape[1] - 1])
             for (mark, cell), edge in zip(goals.items(), ("-", ":"), strict=False):
                 _mark_cell(axes, cell, mark, edge)
-        _colour_bar(figure, image, list(panels), "share of steps")
+        style.colour_bar(image, list(panels), "share of steps", pad=0.03)
         figure.suptitle(title, fontsize=8, x=0.125, ha="left", y=0.98)
         return style.save(figure, out_dir, "swap_rooms")
 
@@ -254,7 +248,7 @@ def draw_strip(
         for line, (name, shown) in zip(grid, films.items(), strict=True):
             for axes, (number, total, frames) in zip(line, shown, strict=False):
                 axes.imshow(trail(frames, scene), interpolation="nearest")
-                _bare(axes)
+                style.bare(axes)
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.set_title(f"episode {number}", fontweight="normal", pad=3)
@@ -262,11 +256,6 @@ def draw_strip(
             line[0].set_ylabel(name, fontweight="bold")
         figure.suptitle(title, fontsize=8, y=0.96)
         return style.save(figure, out_dir, "strip")
-
-
-def _bare(axes: Axes) -> None:
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _write_values(axes: Axes, values: Floats) -> None:
@@ -299,9 +288,3 @@ def _corners(x: int, y: int) -> list[tuple[float, float]]:
         (x + dx, y + dy)
         for dx, dy in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))
     ]
-
-
-def _colour_bar(figure: Figure, image: Any, panels: list[Axes], label: str) -> None:
-    bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.03)
-    bar.set_label(label)
-    bar.outline.set_visible(False)

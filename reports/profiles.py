@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from reports import statistics, style
-from reports.curves import arrange, place_panels
+from reports.curves import panels_figure
 from reports.files import write_csv
-from reports.scores import MethodScores, is_normalized
+from reports.scores import MethodScores, is_normalized, records_of
 
 Floats = NDArray[np.float64]
 
@@ -62,20 +62,11 @@ def draw_profiles(methods: Sequence[MethodScores], out_dir: Path) -> list[Path]:
             for point in zip(THRESHOLDS, line.shares, line.band.low, line.band.high, strict=True)
         ),
     )
-    panels = arrange(learners)
-    n_columns = min(2, len(panels))
-    n_rows = -(-len(panels) // n_columns)
-    looks = style.looks({method.label: method.record for method in methods})
-    with style.new_figure(3.7 * n_columns, 2.3 * n_rows) as figure:
-        grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
-        figure.subplots_adjust(wspace=0.85, hspace=0.4)
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            axes.set_title(panel.name)
+    looks = style.looks(records_of(methods))
+    across, up = "normalised final return", "share of seeds and tasks\nthat reach it"
+    with panels_figure(learners, 2.3, across, up) as (figure, panels):
+        for axes, panel in panels:
             _draw_panel(axes, [profiles[method.label] for method in panel.methods], looks)
-        for axes in grid[:, 0]:
-            axes.set_ylabel("share of seeds and tasks\nthat reach it")
-        for axes in place_panels(grid, len(panels)):
-            axes.set_xlabel("normalised final return")
         return style.save(figure, out_dir, NAME)
 
 
@@ -97,23 +88,13 @@ def _draw_panel(axes: Axes, lines: Sequence[Profile], looks: dict[str, style.Loo
             THRESHOLDS,
             line.shares,
             drawstyle="steps-pre",
-            color=look.color,
-            ls=look.dashes,
-            lw=look.width,
-            marker=look.marker,
+            **look.line,
             ms=3.5,
             clip_on=False,
             markevery=(2 + position * 18 // len(lines), 18),
             label=line.method.title,
         )
     handles, titles = axes.get_legend_handles_labels()
-    legend = axes.legend(
-        handles[::-1],
-        titles[::-1],
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.03),
-        frameon=False,
-        handlelength=3,
-    )
+    legend = style.legend_beside(axes, handles[::-1], titles[::-1])
     for text, line in zip(legend.get_texts(), lines, strict=True):
         text.set_fontweight("bold" if line.method.is_ours else "normal")

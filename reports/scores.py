@@ -204,6 +204,11 @@ def is_normalized(methods: Sequence[MethodScores]) -> bool:
     return bool(methods[0].has_reference.any())
 
 
+def records_of(methods: Sequence[MethodScores]) -> dict[str, MethodRecord]:
+    """What each says of itself, by its label."""
+    return {method.label: method.record for method in methods}
+
+
 def stack_methods(results: Sequence[EvaluationResult]) -> list[MethodScores]:
     """One `MethodScores` per label, in the order of the results."""
     return [MethodScores(label, tuple(group)) for label, group in group_by_label(results).items()]

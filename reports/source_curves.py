@@ -1,4 +1,4 @@
-"""How the sources of the histories learned the compared tasks: collect/learning_curves.csv, read."""
+"""How sources of histories learned the compared tasks: collect/learning_curves.csv, read."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.result_files import ResultsError, TaskReference
-
 
 PLAIN = "random"
 """The style that learns nothing; the level of random is drawn anyhow."""
@@ -39,7 +38,7 @@ class SourceCurves:
 def load_source_curves(
     run_dirs: Iterable[str | Path], tasks: Sequence[TaskReference], part: str
 ) -> list[SourceCurves]:
-    """Learning curves on the compared tasks, of every style of the histories; none if none is known.
+    """Learning curves on the compared tasks, of every style of the histories that has some.
 
     Args:
         run_dirs: run directories; the first with usable curves in collect/learning_curves.csv

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from reports.records import (
     BASELINE,
@@ -31,6 +32,7 @@ from reports.records import (
 BLACK, GREY, LIGHT_GREY = "#000000", "#6E6E6E", "#C8C8C8"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+SHADES = "cividis"  # runs evenly from dark to light, in grey too
 
 RC: dict[Any, Any] = {
     "font.size": 8,
@@ -62,6 +64,16 @@ class Look:
     dashes: Any = "-"
     marker: str = ""
     width: float = 1.2
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What `Axes.plot` takes of it."""
+        return {
+            "color": self.color,
+            "ls": self.dashes,
+            "lw": self.width,
+            "marker": self.marker,
+        }
 
 
 STUDENT_LOOK = Look(BLUE, "-", "o", 2.0)
@@ -164,6 +176,36 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
         for rank, member in enumerate(cluster):
             moved[member] = start + gap * rank
     return moved
+
+
+def bare(axes: Axes) -> None:
+    """A map needs no ticks and no frame."""
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def colour_bar(
+    image: Any, panels: Axes | Sequence[Axes], label: str, *, fraction: float = 0.03, pad: float
+) -> None:
+    """What the colours of a map mean, beside it."""
+    bar = image.figure.colorbar(image, ax=panels, fraction=fraction, pad=pad)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def legend_beside(axes: Axes, *entries: Any, at: float = 1.03, **changed: Any) -> Legend:
+    """The legend at the right of the axes, from `at` of their height down."""
+    given = {"frameon": False, "handlelength": 3, **changed}
+    return axes.legend(*entries, loc="upper left", bbox_to_anchor=(1.02, at), **given)
+
+
+def name_rows(axes: Axes, titles: Sequence[str], bold: Sequence[bool]) -> None:
+    """Name the rows of a figure from 0 down, some of them set off."""
+    axes.set_yticks(range(len(titles)), labels=titles)
+    for tick, is_bold in zip(axes.get_yticklabels(), bold, strict=True):
+        tick.set_fontweight("bold" if is_bold else "normal")
+    axes.set_ylim(len(titles) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
 
 
 def label_ends(

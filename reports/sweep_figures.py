@@ -198,7 +198,7 @@ def draw_heatmap(
     width = 1.5 + 0.62 * len(across.values)
     with style.new_figure(width, 0.9 + 0.4 * len(down.values)) as figure:
         panel = figure.subplots()
-        image = panel.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        image = panel.imshow(values, cmap=style.SHADES, vmin=low, vmax=high, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             if np.isnan(value):
                 panel.add_patch(
@@ -214,11 +214,8 @@ def draw_heatmap(
         panel.set_yticks(range(len(down.values)), [down.tick(v) for v in down.values])
         panel.set_xlabel(across.key)
         panel.set_ylabel(down.key)
-        panel.tick_params(length=0)
-        panel.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=panel, fraction=0.05, pad=0.04)
-        bar.set_label(return_name(methods))
-        bar.outline.set_visible(False)
+        style.bare(panel)
+        style.colour_bar(image, panel, return_name(methods), fraction=0.05, pad=0.04)
         return style.save(figure, out_dir, "heatmap")
 
 

@@ -9,20 +9,13 @@ from pathlib import Path
 from reports import tables
 from reports.column import SWEEP
 from reports.columns import COLUMNS
-from reports.comparison import (
-    DEFAULT_OPTIONS,
-    Material,
-    ReportOptions,
-    write_report_page,
-    write_tables_and_figures,
-)
-from reports.cost import load_cost
+from reports.comparison import cleared, write_tables_and_figures
 from reports.files import write_csv
-from reports.page import figure_sections, table_section
+from reports.page import figure_sections, table_section, write_page
 from reports.paper import PrintedTable
+from reports.report import DEFAULT_OPTIONS, Material, ReportOptions
 from reports.rows import Row
-from reports.scores import POINT_CONTROL_SECTION, stack_methods
-from reports.source_curves import load_source_curves
+from reports.scores import POINT_CONTROL_SECTION
 from reports.sweep_axes import PlacedPoint, show
 from reports.sweep_figures import draw_sweep, sweep_captions
 from reports.sweep_files import Sweep, load_sweep, load_sweep_results, place_points
@@ -54,15 +47,8 @@ def write_sweep_comparison(
     """
     sweep = load_sweep(sweep_dir)
     results, missing = load_sweep_results(sweep, options.folder)
-    methods = stack_methods(results)
-    material = Material(
-        methods,
-        _load_logs(sweep),
-        load_source_curves(sweep.run_dirs, results[0].tasks, results[0].part),
-        load_cost(sweep.run_dirs),
-    )
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    material = Material.of(results, sweep.run_dirs, _load_logs(sweep))
+    methods, out_dir = material.methods, cleared(out_dir)
     # A control at every point would bury the figures; the tables hold them all.
     shown = [method for method in methods if method.section != POINT_CONTROL_SECTION]
     report = write_tables_and_figures(material, shown, out_dir, options)
@@ -76,8 +62,7 @@ def write_sweep_comparison(
         table_section(table),
         *figure_sections(list(figures), figures, captions=sweep_captions(axes)),
     ]
-    title = f"Sweep {sweep.name}"
-    write_report_page(report, methods, out_dir, options, title=title, lead=lead)
+    write_page(report, methods, out_dir, options, title=f"Sweep {sweep.name}", lead=lead)
     if options.console is not None:
         tables.print_table(rows, lines, options.console, SWEEP, "setting")
     return report.rows

@@ -155,10 +155,7 @@ def _draw(axes: Axes, log: StageLog, column: str | None, look: style.Look, label
         return
     axes.plot(
         *curve,
-        color=look.color,
-        ls=look.dashes,
-        lw=0.7 * look.width,
-        marker=look.marker,
+        **look.line | {"lw": 0.7 * look.width},
         ms=3,
         markevery=max(1, len(curve[0]) // 5),
         label=label,
@@ -177,13 +174,8 @@ def _finish(left: Axes, right: Axes) -> None:
         if not handles:
             axes.set_visible(False)
     holder = right if right.get_visible() else left
-    holder.legend(
-        entries.values(),
-        entries.keys(),
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.05),
-        frameon=False,
-        fontsize=7,
+    style.legend_beside(
+        holder, entries.values(), entries.keys(), at=1.05, handlelength=2, fontsize=7
     )
 
 

@@ -35,7 +35,7 @@ def write(run_dir, method, seed, level, bits=None, *, sees="region", **changed):
     )
     returns = np.broadcast_to(low + level * (high - low), SHAPE).astype(np.float32)
     starts = np.broadcast_to(np.arange(SHAPE[2]) * HORIZON, SHAPE)
-    told = {"task_bits": 32.0, "memory_regions": 2, "latent_bits": bits, "decoder_sees": sees}
+    told = {"task_bits": 32.0, "memory_regions": 2, "latent_bits": bits, "sees": sees}
     given = {"returns": returns, "starts": starts, "tasks": entries} | told | changed
     return write_method(run_dir, method, seed, **given)
 

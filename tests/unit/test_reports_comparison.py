@@ -312,6 +312,22 @@ def report(tmp_path_factory):
     return rows, out, console.file.getvalue()
 
 
+def test_figures_of_an_earlier_report_go_when_they_are_drawn_no_more(tmp_path):
+    run = write_run(
+        tmp_path / "run", methods=("student", "none"), seeds=(0,), n_episodes=5, source=False
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    stale = ("gap.png", "gap_points.csv", "bits_bound.csv", "sweep_m.pdf", "heatmap.csv")
+    own = ("notes.csv", "gaps.png", "sweep_m.txt")
+    for name in (*stale, *own):
+        (out / name).write_text("of before")
+    write_comparison([run], out)
+    found = {path.name for path in out.iterdir()}
+    assert not found & set(stale)
+    assert set(own) | {"bars.png", "report.html"} <= found
+
+
 def test_write_comparison_writes_everything_and_returns_the_rows(report):
     rows, out, printed = report
     assert [row.label for row in rows] == list(METHODS)
