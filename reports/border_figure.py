@@ -97,7 +97,7 @@ def _draw_positions(
         axes.plot(
             np.arange(1, values.size + 1),
             values,
-            **look.line | {"marker": look.marker or "."},
+            **look.line(marker=look.marker or "."),
             ms=3.5,
         )
     axes.margins(x=0.1)

@@ -124,7 +124,7 @@ def _draw(
         ]
         axes.plot(
             *zip(*points, strict=True),
-            **look.line,
+            **look.line(),
             ms=3.5,
             label=NAMES.get(method, records[method].title),
         )

@@ -257,7 +257,7 @@ def draw_panel(axes: Axes, curves: Sequence[Curve], levels: Sequence[Curve]) -> 
     ends = []
     for level in levels:
         look = level.look
-        axes.plot(level.episodes, level.returns, **look.line)
+        axes.plot(level.episodes, level.returns, **look.line())
         ends.append((level.title, float(np.interp(last, level.episodes, level.returns)), look))
     for position, curve in enumerate(reversed(curves)):  # the first, ours, on top
         look = curve.look
@@ -267,7 +267,7 @@ def draw_panel(axes: Axes, curves: Sequence[Curve], levels: Sequence[Curve]) -> 
         axes.plot(
             curve.episodes,
             curve.returns,
-            **look.line,
+            **look.line(),
             ms=3.5,
             clip_on=False,  # a marker at the edge stays whole
             # Markers of different curves stand apart.

@@ -39,7 +39,7 @@ def draw_points(
     panel.plot(
         x,
         [sum(seeds) / len(seeds) if seeds else float("nan") for seeds in values],
-        **look.line | {"ls": look.dashes if joined else "", "marker": look.marker or "o"},
+        **look.line(ls=look.dashes if joined else "", marker=look.marker or "o"),
         ms=5,
         label=label,
         zorder=3,

@@ -180,7 +180,7 @@ def draw_swap(rows: Sequence[Mapping[str, Any]], out_dir: Path) -> list[Path]:
                 axes.plot(
                     [row["block"] + 1 for row in line],
                     [row[column] for row in line],
-                    **look.line,
+                    **look.line(),
                     ms=3,
                     label=f"{kind} latents",
                 )

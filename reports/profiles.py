@@ -88,7 +88,7 @@ def _draw_panel(axes: Axes, lines: Sequence[Profile], looks: dict[str, style.Loo
             THRESHOLDS,
             line.shares,
             drawstyle="steps-pre",
-            **look.line,
+            **look.line(),
             ms=3.5,
             clip_on=False,
             markevery=(2 + position * 18 // len(lines), 18),

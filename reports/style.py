@@ -65,15 +65,10 @@ class Look:
     marker: str = ""
     width: float = 1.2
 
-    @property
-    def line(self) -> dict[str, Any]:
-        """What `Axes.plot` takes of it."""
-        return {
-            "color": self.color,
-            "ls": self.dashes,
-            "lw": self.width,
-            "marker": self.marker,
-        }
+    def line(self, **changed: Any) -> dict[str, Any]:
+        """What `Axes.plot` takes of it, some of it changed."""
+        given = {"color": self.color, "ls": self.dashes, "lw": self.width, "marker": self.marker}
+        return given | changed
 
 
 STUDENT_LOOK = Look(BLUE, "-", "o", 2.0)

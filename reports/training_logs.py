@@ -155,7 +155,7 @@ def _draw(axes: Axes, log: StageLog, column: str | None, look: style.Look, label
         return
     axes.plot(
         *curve,
-        **look.line | {"lw": 0.7 * look.width},
+        **look.line(lw=0.7 * look.width),
         ms=3,
         markevery=max(1, len(curve[0]) // 5),
         label=label,

@@ -218,7 +218,6 @@ class KeyedBanditFamily(_BanditFamily):
             raise FamilyError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         self.name, self.episode_len, self._order = "keyed_bandit", n_contexts, order
         self._n_actions = n_actions
-        self.information_bits = n_contexts * float(np.log2(n_actions))
         params = {**_params("KeyedBandit", n_contexts), "n_actions": n_actions, "order": order}
         separator = "" if n_actions <= 10 else "-"
         tasks = (
