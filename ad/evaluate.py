@@ -37,6 +37,8 @@ class EvaluateConfig:
         recall_regions: Numbers k of recorded regions after which the context is frozen and the
             return of an episode measured; 0 is an empty context, an empty list measures none.
         recall_temperature: Of the actions sampled there; 0 takes the most likely one.
+        n_shown: Latents of a region that are shown, the first of nested ones; 0 for all.
+        number: Format that plain latents are rounded to: `bf16` or `int8`; empty for none.
         name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
             evaluated in several ways.
     """
@@ -54,7 +56,14 @@ class EvaluateConfig:
         default_factory=list
     )
     recall_temperature: Annotated[float, AtLeast(0)] = 0.0
+    n_shown: Annotated[int, AtLeast(0)] = 0
+    number: Literal["", "bf16", "int8"] = ""
     name: Annotated[str, PlainName()] = ""
+
+    @property
+    def cuts_down(self) -> bool:
+        """Whether latents are cut down at test."""
+        return bool(self.n_shown or self.number)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be evaluated."""

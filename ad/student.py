@@ -19,6 +19,7 @@ from ad.decoder import Decoder, DecoderConfig, DecoderState
 from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
 from base.errors import UserError
 from base.hashes import to_plain
+from compression.at_test import AtTest, NumberFormat
 from compression.bottleneck import BOTTLENECKS, build_bottleneck
 from compression.compressor import KINDS, CompressorConfig, build_compressor, compressor_class
 from compression.latents import Latents, check_latents
@@ -190,7 +191,8 @@ class CADStudent(InContextModel):
     @property
     def context_tokens(self) -> int:
         """Latent tokens of the memory + L, or + 1 where a step is seen alone."""
-        return self.memory.n_tokens + self.n_steps
+        of_each = self.memory.n_tokens // self.compressor.n_latents
+        return of_each * (self.n_latents or 0) + self.n_steps
 
     @property
     def compressor_modules(self) -> list[nn.Module]:
@@ -202,6 +204,16 @@ class CADStudent(InContextModel):
     def idle_modules(self) -> list[nn.Module]:
         """The reconstruction head, and the transition encoder where raw features are read."""
         return [self.reconstruction, *([self.transition_encoder] if self.reads_raw else [])]
+
+    def cut_down(self, *, n_shown: int | None, number: NumberFormat | None) -> None:
+        """From now on show fewer latents, or coarser numbers; it can no longer be trained.
+
+        Args:
+            n_shown: Latents of a region that are shown; None for all.
+            number: Format that they are rounded to; None for none.
+        """
+        self.bottleneck = AtTest(self.bottleneck, n_shown=n_shown, number=number)
+        self.n_latents = n_shown or self.n_latents
 
     def compressor_parameters(self) -> list[nn.Parameter]:
         """Parameters of Cθ."""

@@ -25,7 +25,7 @@ from histories.triples import RegionTable
 from nets.regions import Regions
 from nets.spaces import FieldSpec, field_spec
 from pipelines.config import RUN_INDEPENDENT, RunConfig
-from pipelines.methods import TRAINED, UNTRAINED
+from pipelines.methods import METHODS, TRAINED, UNTRAINED
 from pipelines.models import build_model
 from pipelines.sizes import LARGE_MODEL, check_sizes, least_parameters
 from pipelines.stages import STAGES, Inputs, StageError, before
@@ -187,7 +187,10 @@ def open_run(config: RunConfig, stage: str) -> Run:
             "they would write over each other; launch several with torchrun --nproc-per-node."
         )
     run = Run(config, Path(config.run_dir), family, split, accelerator)
-    check_models(run, config.methods if stage == "run" else [config.method])
+    methods = config.methods if stage == "run" else [config.method]
+    if stage in ("run", "evaluate"):
+        check_cut_down(config, methods)
+    check_models(run, methods)
     if accelerator.is_main_process:
         claim_run_dir(config.run_dir, config, RUN_INDEPENDENT)
         _lock(config, stage)
@@ -228,6 +231,20 @@ def _accelerator(config: RunConfig) -> Accelerator:
     if accelerator.mixed_precision == "fp16":
         raise StageError("fp16 overflows here; launch with --mixed_precision bf16 or no.")
     return accelerator
+
+
+def check_cut_down(config: RunConfig, methods: Sequence[str]) -> None:
+    """Refuse methods without latents where latents are to be cut down at test.
+
+    Raises:
+        StageError: Naming the first of them.
+    """
+    raw = [name for name in methods if name in TRAINED and "distill" not in METHODS[name].stages]
+    if config.evaluate.cuts_down and raw:
+        raise StageError(
+            f"evaluate.n_shown and evaluate.number cut latents down, but {raw[0]} has none; leave "
+            "it out of the methods."
+        )
 
 
 def check_models(run: Run, methods: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from ad.objectives import LossConfig
 from base.ranges import AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
-from compression.memory import MemoryConfig
+from compression.memory import MEMORIES, MemoryConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from pipelines.methods import TRAINED, UNTRAINED
@@ -204,7 +204,13 @@ class RunConfig:
     ship: ShipConfig = field(default_factory=ShipConfig)
 
     def __post_init__(self) -> None:
-        """Refuse batches that are no whole windows, and what has nothing to act on."""
+        """Refuse what parts make no sense together."""
+        self._check_windows()
+        self._check_capacity()
+        self._check_cut_down()
+
+    def _check_windows(self) -> None:
+        """Batches are whole windows."""
         window = self.sampling.window
         for name in ("train_teacher", "distill", "finetune"):
             optim = getattr(self, name).optim
@@ -214,6 +220,9 @@ class RunConfig:
                     f"with {name}.optim.accumulation_steps={optim.accumulation_steps} needs a "
                     f"multiple of {window * optim.accumulation_steps}"
                 )
+
+    def _check_capacity(self) -> None:
+        """A capacity weight has something to act on."""
         weights = {
             "pretrain.lambda_cap": self.pretrain.lambda_cap,
             "distill.loss.lambda_cap": self.distill.loss.lambda_cap,
@@ -227,6 +236,28 @@ class RunConfig:
                     f"{key} is {weight}, but compressor.bottleneck={kind} has no capacity for it "
                     f"to act on; set it to 0, or take one that has ({', '.join(limited)})"
                 )
+
+    def _check_cut_down(self) -> None:
+        """Latents are such that they can be cut down at test as asked."""
+        shown, number = self.evaluate.n_shown, self.evaluate.number
+        kind, m = self.compressor.bottleneck, self.compressor.n_latents
+        if number and kind in BOTTLENECKS and kind != "continuous":
+            raise ValueError(
+                f"evaluate.number is {number}, but compressor.bottleneck={kind} counts bits of its "
+                "own; round plain latents only, of compressor.bottleneck=continuous"
+            )
+        if shown > m:
+            raise ValueError(f"evaluate.n_shown is {shown}, expected at most {m}, the n_latents")
+        if 0 < shown < m and not self.compressor.nested:
+            raise ValueError(
+                f"evaluate.n_shown is {shown} of {m}, but only nested latents work in part; train "
+                "with compressor.nested=true"
+            )
+        if shown and self.memory.kind not in MEMORIES:
+            raise ValueError(
+                f"evaluate.n_shown is {shown}, but memory.kind={self.memory.kind} need not show "
+                "latents as it was given them; leave n_shown at 0"
+            )
 
 
 RUN_INDEPENDENT = (

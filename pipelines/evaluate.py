@@ -67,6 +67,10 @@ def main(config: RunConfig) -> None:
     model, facts = None, {}
     if trained:
         model = load_model(run, list(trained)[-1])
+        if config.evaluate.cuts_down:
+            student: Any = model
+            shown, number = config.evaluate.n_shown or None, config.evaluate.number or None
+            student.cut_down(n_shown=shown, number=number)
         compared = STAGES["train_teacher"].job(run.of("teacher").config) in parents
         held = _held(run, model)
         facts = {**_offline(run, model, compared=compared), **held, **_training_facts(trained)}

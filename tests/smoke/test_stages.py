@@ -244,6 +244,21 @@ def test_recall_is_measured_under_recorded_contexts(finished, config, capsys):
     assert "contexts of 9 regions" in told
 
 
+def test_a_trained_run_is_evaluated_with_coarser_latents(finished, config, capsys):
+    at = (f"run_dir={finished}", "evaluate.name=int8", "evaluate.number=int8")
+    stage("evaluate", config, *at)
+    plain, coarse = (
+        json.loads((finished / f"seed_0/{name}/student/metrics.json").read_text())
+        for name in ("evaluate", "evaluate_int8")
+    )
+    m, width = coarse["n_latents"], 16
+    assert coarse["latent_bits"] == m * (8 * width + 16) < plain["latent_bits"] == m * width * 32
+    told = refused(capsys, "evaluate", config, *at, "method=teacher")
+    assert "teacher has none" in told
+    told = refused(capsys, "evaluate", config, *at[:1], "evaluate.n_shown=1")
+    assert "compressor.nested=true" in told
+
+
 def test_a_stage_refuses_a_method_it_is_not_for(finished, config, capsys):
     at = f"run_dir={finished}"
     assert "not for method=teacher" in refused(capsys, "distill", config, at, "method=teacher")

@@ -453,3 +453,21 @@ def test_a_batch_that_is_no_whole_windows_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"distill.optim.batch_size is 6, but sampling.window=4"):
         load_config(RunConfig, file, ["distill.optim.batch_size=6"])
     load_config(RunConfig, file, [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["evaluate.number=int8", "compressor.bottleneck=fsq"], "bits of its own"),
+        (["evaluate.n_shown=9"], "expected at most 8"),
+        (["evaluate.n_shown=2"], "compressor.nested=true"),
+        (
+            ["evaluate.n_shown=2", "compressor.nested=true", "memory.kind=mine:Memory"],
+            "memory.kind",
+        ),
+    ],
+)
+def test_latents_that_cannot_be_cut_down_are_refused(tmp_path, overrides, told):
+    (tmp_path / "run.yaml").write_text("run_dir: runs/x\n")
+    with pytest.raises(ConfigError, match=told):
+        load_config(RunConfig, tmp_path / "run.yaml", overrides)

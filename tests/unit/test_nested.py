@@ -134,3 +134,15 @@ def test_latents_are_cut_down_when_acting_only():
     coded = AtTest(build_bottleneck(CompressorConfig(bottleneck="fsq"), D), number="bf16")
     with pytest.raises(CompressorError, match=r"take compressor\.bottleneck=continuous"):
         coded(Latents(torch.randn(B, M, D)))
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(), MemoryConfig("accumulate", 2)])
+def test_a_student_cut_down_shows_and_counts_fewer(memory):
+    student = make_student(n_latents=M, nested=True, memory=memory).eval()
+    whole = student.context_tokens
+    student.cut_down(n_shown=1, number="bf16")
+    latents = student.compress(make_regions(B, T))
+    assert latents.mask.sum() == B
+    assert float(latents.bits_per_region) == 16 * D
+    assert student.n_latents == 1
+    assert whole - student.context_tokens == (M - 1) * memory.n_regions
