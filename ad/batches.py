@@ -61,6 +61,10 @@ class TripleSource:
         rank: This process.
         world_size: All processes.
         accumulation_steps: Micro-batches per update.
+        first_region: First region of a history used as a current one.
+
+    Raises:
+        ValueError: The batch cannot be shared out, or no region is left to be a current one.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class TripleSource:
         rank: int = 0,
         world_size: int = 1,
         accumulation_steps: int = 1,
+        first_region: int = 0,
     ) -> None:
         shares, window = world_size * accumulation_steps, sampling.window
         if batch_size % (shares * window):
@@ -93,7 +98,12 @@ class TripleSource:
         self.device = torch.device(device)
         self.rank, self.world_size, self.accumulation_steps = rank, world_size, accumulation_steps
         limit = sampling.max_region or int(table.region.max()) + 1
-        self.rows = np.flatnonzero(table.region < limit)
+        self.rows = np.flatnonzero((table.region >= first_region) & (table.region < limit))
+        if not len(self.rows):
+            raise ValueError(
+                f"histories have {limit} region(s) in use, but {first_region + 1} are needed; "
+                "collect more regions, or raise sampling.max_region"
+            )
         self.firsts = _first_rows(table.region[self.rows], self.rows, window)
         self._on_device: dict[str, torch.Tensor] | None = None
         if self.device.type != "cpu":

@@ -1,6 +1,6 @@
 """Training objectives, each computed inside one module's `forward` so that gradients synchronise.
 
-`PretrainObjective` is L_pre = L_rec + λ_cap · R(Z); `ActionObjective` is
+`PretrainObjective` is L_pre = L_rec, L_pred or a mix of both, + λ_cap · R(Z); `ActionObjective` is
 L_AD = α · ℓ_task + β · τ² · KL(p_T || p_A) and, with γ > 0, L_joint = L_AD + γ · L_rec. The teacher
 enters as any in-context model of full raw context.
 """
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ad.model import InContextModel, Triple
+from ad.model import InContextModel, Triple, seeded_part
 from ad.student import CADStudent
 from base.ranges import Above, AtLeast, Between
+from training.optim import StagedObjective, annealed
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class LossConfig:
         beta: β, weight of the divergence from the teacher; 0 needs no teacher.
         tau: τ, softening temperature of the divergence.
         gamma: γ, weight of reconstruction.
+        gamma_final: γ at the last update, approached linearly; null for no change.
         lambda_cap: λ_cap, weight of the capacity term R(Z), which a bottleneck with a limited
             capacity returns (`compressor.bottleneck`).
         label_smoothing: Of the cross-entropy.
@@ -38,6 +40,7 @@ class LossConfig:
     beta: Annotated[float, AtLeast(0)] = 0.0
     tau: Annotated[float, Above(0)] = 1.0
     gamma: Annotated[float, AtLeast(0)] = 0.0
+    gamma_final: Annotated[float, AtLeast(0)] | None = None
     lambda_cap: Annotated[float, AtLeast(0)] = 0.0
     label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
@@ -63,38 +66,104 @@ def auxiliary_loss(
     return sum((every.get(name, 1.0) * loss for name, loss in losses.items()), 0.0)
 
 
-class PretrainObjective(nn.Module):
-    """L_pre: reconstruct the raw region from its latents.
+@dataclass(frozen=True)
+class PretrainLossConfig:
+    """Weights of what a compressor is pretrained on, each constant or going linearly elsewhere.
+
+    Attributes:
+        reconstruction: Weight of L_rec, the compressed region read back.
+        prediction: Weight of L_pred: from the latents of a region 1 ... `sampling.history_stride`
+            regions back, the actions and rewards of each step of the current one.
+        reconstruction_final: Weight of L_rec at the last update, approached linearly; null for no
+            change.
+        prediction_final: Likewise of L_pred.
+    """
+
+    reconstruction: Annotated[float, AtLeast(0)] = 1.0
+    prediction: Annotated[float, AtLeast(0)] = 0.0
+    reconstruction_final: Annotated[float, AtLeast(0)] | None = None
+    prediction_final: Annotated[float, AtLeast(0)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a stage that begins or ends with nothing to learn."""
+        for progress, when in ((0.0, "first"), (1.0, "last")):
+            if not any(self.at(progress)):
+                raise ValueError(
+                    f"reconstruction and prediction both have weight 0 at the {when} update; give "
+                    "one of them a weight above 0, or set pretrain.enabled to false"
+                )
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """Return the weights of L_rec and L_pred when this share of the stage is over."""
+        return (
+            annealed(self.reconstruction, self.reconstruction_final, progress),
+            annealed(self.prediction, self.prediction_final, progress),
+        )
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether L_rec has a weight at any time."""
+        return max(self.reconstruction, self.reconstruction_final or 0.0) > 0
+
+    @property
+    def predicts(self) -> bool:
+        """Whether L_pred has a weight at any time."""
+        return max(self.prediction, self.prediction_final or 0.0) > 0
+
+
+class PretrainObjective(StagedObjective):
+    """L_pre: read a raw region back from its latents, predict a later one from them, or both.
+
+    Without prediction the region compressed is the current one; with it, the previous one, which
+    every row must have. The head that predicts belongs to this objective: it is not kept.
 
     Args:
         student: The module trained.
+        loss: Weights of the targets.
         lambda_cap: λ_cap.
         weights: Of the compressor's own losses, as in `LossConfig`.
     """
 
+    n_context_regions = 1
+
     def __init__(
         self,
         student: CADStudent,
+        loss: PretrainLossConfig | None = None,
+        *,
         lambda_cap: float = 0.0,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.config = loss or PretrainLossConfig()
         self.lambda_cap = lambda_cap
         self.weights = dict(weights or {})
-
-    n_context_regions = 1
+        if self.config.predicts:
+            with seeded_part("prediction"):
+                self.prediction = student.new_prediction_head()
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and metrics (detached scalars) of the current regions of a batch."""
-        latents = self.student.compress(batch.query)
-        reconstruction, fields = self.student.reconstruct(latents, batch.query)
-        loss = reconstruction + auxiliary_loss(latents.losses, self.lambda_cap, self.weights)
-        metrics = {"rec_loss": reconstruction, **fields, **latents.losses, **latents.metrics}
-        return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}
+        """Return the loss and metrics (detached scalars) of a batch."""
+        student, config, metrics = self.student, self.config, {}
+        of_reconstruction, of_prediction = config.at(self.progress)
+        region = batch.previous if config.predicts else batch.query
+        latents = student.compress(region)
+        loss = latents.values.new_zeros(())
+        loss = loss + auxiliary_loss(latents.losses, self.lambda_cap, self.weights)
+        if config.reconstructs:
+            reconstruction, fields = student.reconstruct(latents, region)
+            loss = loss + of_reconstruction * reconstruction
+            metrics |= {"rec_loss": reconstruction, **fields}
+        if config.predicts:
+            prediction, fields = student.predict(latents, batch.query, self.prediction)
+            loss = loss + of_prediction * prediction
+            metrics |= {"pred_loss": prediction, **fields}
+        metrics |= {**latents.losses, **latents.metrics, "loss": loss}
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
 
-class ActionObjective(nn.Module):
+class ActionObjective(StagedObjective):
     """L_AD and L_joint of an in-context model.
 
     Args:
@@ -155,10 +224,11 @@ class ActionObjective(nn.Module):
             kl = masked_mean(actions.kl(target, output.parameters, config.tau), query.mask)
             loss = loss + config.beta * config.tau**2 * kl
             metrics["teacher_kl"] = kl
-        if config.gamma > 0 and output.latents is not None:
+        if max(config.gamma, config.gamma_final or 0.0) > 0 and output.latents is not None:
             seen = batch.previous
             seen.mask = seen.mask & batch.has_previous[:, None]
             reconstruction, fields = self.student.reconstruct(output.latents, seen)
-            loss = loss + config.gamma * reconstruction
+            gamma = annealed(config.gamma, config.gamma_final, self.progress)
+            loss = loss + gamma * reconstruction
             metrics |= {"rec_loss": reconstruction, **fields}
         return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}

@@ -25,6 +25,7 @@ from compression.compressor import KINDS, CompressorConfig, build_compressor, co
 from compression.latents import Latents, check_latents
 from compression.memory import MEMORIES, MemoryConfig, build_memory
 from compression.nested import random_prefixes
+from compression.prediction import PredictionHead
 from compression.reconstruction import (
     HEADS,
     ReconstructionConfig,
@@ -265,6 +266,30 @@ class CADStudent(InContextModel):
             head: Another head than the student's own.
         """
         head = head or self.reconstruction
+        return head.loss(latents, self.scaling.regions(regions), self.scaling.weights())
+
+    def new_prediction_head(self) -> PredictionHead:
+        """Return a head for `predict`, which is no part of the student."""
+        parts, specs = self.config.student_parts, self.reconstruction.specs
+        return PredictionHead(
+            specs["observations"],
+            specs["actions"],
+            d_model=parts.model.d_model,
+            n_heads=parts.model.n_heads,
+            region_len=self.region_len,
+            n_latents=parts.compressor.n_latents,
+        )
+
+    def predict(
+        self, latents: Latents, regions: Regions, head: PredictionHead
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_pred of later regions from latents, weighted as L_rec, and each field's score.
+
+        Args:
+            latents: (B, M, D) of earlier regions.
+            regions: Those predicted, (B, L, ...).
+            head: What predicts.
+        """
         return head.loss(latents, self.scaling.regions(regions), self.scaling.weights())
 
     def decode(self, query: Regions, latents: Latents) -> Tensor:

@@ -67,7 +67,7 @@ class ReconstructionHead(nn.Module):
             "truncated": flag,
         }
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(d_model, _n_outputs(spec)) for name, spec in self.specs.items()}
+            {name: nn.Linear(d_model, n_outputs(spec)) for name, spec in self.specs.items()}
         )
 
     def hidden(self, latents: Latents) -> Tensor:
@@ -95,16 +95,7 @@ class ReconstructionHead(nn.Module):
             accuracy (classes: share of values right in all axes) or mean squared error (real
             fields), as `rec_<field>`.
         """
-        metrics = {}
-        total, n_fields = latents.values.new_zeros(()), latents.values.new_zeros(())
-        of_steps = regions.mask.float() / regions.mask.sum().clamp_min(1)
-        for name, outputs in self(latents).items():
-            losses, score = _field_loss(self.specs[name], outputs, getattr(regions, name))
-            weight = total.new_ones(()) if weights is None else weights[name]
-            total = total + weight * (losses * of_steps).sum()
-            n_fields = n_fields + (weight > 0)
-            metrics[f"rec_{name}"] = (score * of_steps).sum().detach()
-        return total / n_fields.clamp_min(1), metrics
+        return fields_loss(self.specs, self(latents), regions, weights, "rec")
 
 
 def build_reconstruction(
@@ -119,10 +110,39 @@ def build_reconstruction(
     return cls(observation, action, config, **sizes)
 
 
-def _n_outputs(spec: FieldSpec) -> int:
+def n_outputs(spec: FieldSpec) -> int:
+    """Return how many numbers a prediction of a field has."""
     if spec.kind == "classes":
         return sum(spec.n_classes)
     return math.prod(spec.shape)
+
+
+def fields_loss(
+    specs: Mapping[str, FieldSpec],
+    outputs: Mapping[str, Tensor],
+    regions: Regions,
+    weights: Mapping[str, Tensor] | None,
+    prefix: str,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the mean loss of some fields of regions, and each one's score as `<prefix>_<field>`.
+
+    Args:
+        specs: The fields.
+        outputs: Their predictions, (B, T, `n_outputs(spec)`).
+        regions: What is predicted, (B, T, ...), real fields scaled.
+        weights: As in `ReconstructionHead.loss`.
+        prefix: Of the scores' names.
+    """
+    metrics = {}
+    total, n_fields = torch.zeros(()).to(regions.rewards), torch.zeros(()).to(regions.rewards)
+    of_steps = regions.mask.float() / regions.mask.sum().clamp_min(1)
+    for name, predicted in outputs.items():
+        losses, score = _field_loss(specs[name], predicted, getattr(regions, name))
+        weight = total.new_ones(()) if weights is None else weights[name]
+        total = total + weight * (losses * of_steps).sum()
+        n_fields = n_fields + (weight > 0)
+        metrics[f"{prefix}_{name}"] = (score * of_steps).sum().detach()
+    return total / n_fields.clamp_min(1), metrics
 
 
 def _field_loss(spec: FieldSpec, outputs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.model import ModelConfig
-from ad.objectives import LossConfig
+from ad.objectives import LossConfig, PretrainLossConfig
 from base.ranges import AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
@@ -72,17 +72,19 @@ class TrainTeacherConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretraining of the compressor by reconstruction.
+    """Pretraining of the compressor.
 
     Attributes:
         enabled: Whether compressors are pretrained at all.
         optim: Updates, batch, rates, intervals.
+        loss: What it learns to do with a region's latents.
         lambda_cap: λ_cap, weight of the capacity term R(Z), see `distill.loss.lambda_cap`.
         weights: Of the compressor's own auxiliary losses by name; 1 where not named.
     """
 
     enabled: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: PretrainLossConfig = field(default_factory=PretrainLossConfig)
     lambda_cap: Annotated[float, AtLeast(0)] = 0.0
     weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
 

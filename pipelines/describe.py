@@ -99,8 +99,9 @@ def _classes() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for name, section in _sections(RunConfig()):
         together.setdefault(type(section), {})[name] = section
     for cls, sections in together.items():
-        # a section inside another one belongs to a training stage
-        titles = [re.sub(r"^\w+\.", "<stage>.", name) for name in sections]
+        # one that several training stages have is theirs together
+        shared = len(sections) > 1
+        titles = [re.sub(r"^\w+\.", "<stage>.", name) if shared else name for name in sections]
         yield ", ".join(f"`{title}`" for title in dict.fromkeys(titles)), cls, sections
     yield "A sweep file", SweepConfig, {}
 

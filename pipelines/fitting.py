@@ -51,15 +51,17 @@ class Training:
         build: Makes (objective, model to save, parameters that learn slowly); the objective says by
             `n_context_regions` how many previous regions a row must bring.
         slow_ratio: Share of the learning rate of the slow parameters.
-        validate: Makes the validation of the model; by default rollouts.
+        validate: Makes the validation of the objective; None for rollouts of the model.
         validate_first: Whether the weights it starts from may stay the best.
+        first_region: First region of a history used as a current one.
     """
 
     stage: str
     build: Callable[[], tuple[Any, InContextModel, Sequence[nn.Parameter]]]
     slow_ratio: float = 1.0
-    validate: Callable[[Run, Any], Callable[[], dict[str, float]]] = rollout_validation
+    validate: Callable[[Run, Any], Callable[[], dict[str, float]]] | None = None
     validate_first: bool = False
+    first_region: int = 0
 
 
 def train(run: Run, training: Training) -> None:
@@ -90,12 +92,15 @@ def train(run: Run, training: Training) -> None:
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
         accumulation_steps=optim.accumulation_steps,
+        first_region=training.first_region,
     )
     if config.trackers:
         name = "/".join(stage_dir.parts[-2:])
         run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
     objective.train()
     memory = training_bytes(objective, batches(0))
+    own = training.validate
+    validate = rollout_validation(run, model) if own is None else own(run, objective)
     result = fit(
         objective,
         batches,
@@ -104,7 +109,7 @@ def train(run: Run, training: Training) -> None:
         run.accelerator,
         seed=derive(config.seed, "updates", stage.name),
         targets_per_update=optim.batch_size * config.region_len,
-        validate=training.validate(run, model),
+        validate=validate,
         validate_first=training.validate_first,
         slow=slow,
         slow_ratio=training.slow_ratio,

@@ -1,7 +1,7 @@
-"""Pretrain a compressor by reconstruction of raw regions: L_pre = L_rec + lambda_cap x R(Z).
+"""Pretrain a compressor: L_pre = L_rec, L_pred or a mix of both, + lambda_cap x R(Z).
 
-Per-field reconstruction accuracy is logged; the best checkpoint is chosen by the reconstruction
-loss on regions of validation tasks. Output: <run_dir>/seed_<n>/<method>/pretrain/.
+Each field's accuracy is logged; the best checkpoint is chosen on regions of validation tasks by
+the losses, weighted as at the stage's end. Output: <run_dir>/seed_<n>/<method>/pretrain/.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 
+from ad.model import Triple
 from ad.objectives import PretrainObjective
 from ad.student import CADStudent
 from compression.compressor import compressor_class
@@ -35,28 +36,35 @@ def main(config: RunConfig) -> None:
         raise StageError(
             f"compressor.kind {kind!r} has no encoder to pretrain; go on with pipelines.distill."
         )
+    settings = config.pretrain
+    # What nothing lies before cannot be predicted from anything.
+    first_region = int(settings.loss.predicts)
 
     def build() -> tuple[PretrainObjective, CADStudent, list]:
         model = build_model(run)
         fit_statistics(run, model)
-        return _objective(config, model), model, []
+        objective = PretrainObjective(
+            model, settings.loss, lambda_cap=settings.lambda_cap, weights=settings.weights
+        )
+        return objective, model, []
 
-    train(run, Training("pretrain_compressor", build, validate=_reconstruction_validation))
+    def validation(run: Run, objective: PretrainObjective) -> Callable[[], dict[str, float]]:
+        batch = source(run, "validation", 512, 1, first_region=first_region)(0)
+        return lambda: validation_scores(objective, batch)
+
+    train(
+        run,
+        Training("pretrain_compressor", build, validate=validation, first_region=first_region),
+    )
 
 
-def _objective(config: RunConfig, model: CADStudent) -> PretrainObjective:
-    return PretrainObjective(model, config.pretrain.lambda_cap, config.pretrain.weights)
-
-
-def _reconstruction_validation(run: Run, model: CADStudent) -> Callable[[], dict[str, float]]:
-    """Return the validation of a compressor: reconstruction of validation tasks' regions."""
-    batch = source(run, "validation", 512, 1)(0)
-    objective = _objective(run.config, model)
-
-    @torch.inference_mode()
-    def validate() -> dict[str, float]:
-        _, metrics = objective(batch)
-        scores = {name: float(value) for name, value in metrics.items()}
-        return {"score": -scores["rec_loss"], **scores}
-
-    return validate
+@torch.inference_mode()
+def validation_scores(objective: PretrainObjective, batch: Triple) -> dict[str, float]:
+    """Return the losses of a batch; `score` weighs them as the last update does, at any time."""
+    _, metrics = objective(batch)
+    scores = {name: float(value) for name, value in metrics.items()}
+    weights = dict(zip(("rec_loss", "pred_loss"), objective.config.at(1.0), strict=True))
+    return {
+        "score": -sum(weights[name] * scores[name] for name in weights.keys() & scores),
+        **scores,
+    }

@@ -180,7 +180,7 @@ def _training_parents(stage: str) -> Parents:
 
     def parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
         loss = getattr(STAGES[stage].settings(config), "loss", None)
-        teacher = [("train_teacher", "teacher")] if loss is not None and loss.beta > 0 else []
+        teacher = [("train_teacher", "teacher")] if getattr(loss, "beta", 0.0) > 0 else []
         stages = METHODS[config.method].stages
         earlier = [s for s in stages[: stages.index(stage)] if STAGES[s].wanted(config)]
         last = [(name, config.method) for name in earlier[-1:]]
@@ -189,7 +189,11 @@ def _training_parents(stage: str) -> Parents:
     return parents
 
 
-def _sections(of_run: tuple[str, ...], stage: str, **more: Callable[[RunConfig], Any]) -> Sections:
+def _sections(
+    of_run: tuple[str, ...],
+    stage: str,
+    more: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {},
+) -> Sections:
     """Seed, method, what a method makes of these sections, and the stage's own settings."""
 
     def sections(config: RunConfig, split: Split) -> dict[str, Any]:
@@ -199,7 +203,7 @@ def _sections(of_run: tuple[str, ...], stage: str, **more: Callable[[RunConfig],
             "method": config.method,
             "stage": STAGES[stage].settings(own),
             **{name: getattr(own, name) for name in of_run},
-            **{name: function(own) for name, function in more.items()},
+            **more(own),
         }
 
     return sections
@@ -207,6 +211,13 @@ def _sections(of_run: tuple[str, ...], stage: str, **more: Callable[[RunConfig],
 
 _COMPRESSOR = ("model", "compressor", "reconstruction")
 _ACTION = (*_COMPRESSOR, "memory", "decoder", "sampling", "validation")
+
+
+def _pretraining_draws(config: RunConfig) -> dict[str, Any]:
+    """All of `sampling` that pretraining draws by: no pairs where nothing is predicted."""
+    sampling = config.sampling
+    stride = {"history_stride": sampling.history_stride} if config.pretrain.loss.predicts else {}
+    return {"max_region": sampling.max_region, **stride}
 
 
 def _is_pretrained(config: RunConfig) -> bool:
@@ -284,7 +295,7 @@ _ALL = (
         _sections(
             _COMPRESSOR,
             "pretrain_compressor",
-            max_region=lambda config: config.sampling.max_region,  # all it draws by
+            _pretraining_draws,
         ),
         _training_parents("pretrain_compressor"),
         wanted=_is_pretrained,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from base.errors import UserError
 from base.seeding import derive
 from training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
-from training.optim import OptimConfig, build_optimizer, build_schedule
+from training.optim import OptimConfig, StagedObjective, build_optimizer, build_schedule
 
 Batches = Callable[[int, int], Any]
 """(step, micro-batch) -> this process' share of the batch, on its device."""
@@ -53,7 +53,8 @@ def fit(
     """Train an objective and leave it holding the weights with the best validation score.
 
     Args:
-        objective: Module whose `forward(batch)` returns (loss, metrics).
+        objective: Module whose `forward(batch)` returns (loss, metrics); told how far the stage is
+            if it is a `StagedObjective`.
         batches: Where batches come from.
         config: Updates, rates, intervals.
         stage_dir: Receives `checkpoints/` and `log.csv`.
@@ -99,6 +100,8 @@ def fit(
         began, began_busy = time.perf_counter(), time.process_time()
         torch.manual_seed(derive(seed, "update", step, accelerator.process_index))
         objective.train()
+        if isinstance(objective, StagedObjective):
+            objective.progress = step / max(config.updates - 1, 1)
         metrics = _update(model, batches, step, config, accelerator, optimizer)
         schedule.step()
         done = step + 1

@@ -1,4 +1,4 @@
-"""AdamW groups (no decay on norms, biases, embeddings) and a stage's learning-rate schedule."""
+"""What changes over a stage: AdamW groups (no decay on norms, biases, embeddings), schedules."""
 
 from __future__ import annotations
 
@@ -49,6 +49,22 @@ class OptimConfig:
                 f"batch_size {self.batch_size} is no multiple of accumulation_steps "
                 f"{self.accumulation_steps}"
             )
+
+
+class StagedObjective(nn.Module):
+    """An objective whose loss may change over its stage.
+
+    Attributes:
+        progress: Share of the stage that is over, 0 at the first update and 1 at the last;
+            `training.loop.fit` sets it.
+    """
+
+    progress: float = 0.0
+
+
+def annealed(first: float, last: float | None, progress: float) -> float:
+    """Return what goes linearly from `first` to `last`, or stays at `first` where that is None."""
+    return first if last is None else first + (last - first) * progress
 
 
 def build_optimizer(
