@@ -25,7 +25,7 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.loop import DivergedError, fit
-from training.optim import OptimConfig, build_optimizer, build_schedule
+from training.optim import OptimConfig, StagedObjective, build_optimizer, build_schedule
 
 CONFIG = OptimConfig(updates=7, batch_size=8, log_every=1, validate_every=2, checkpoint_every=2)
 
@@ -36,7 +36,9 @@ class KilledError(Exception):
 
 def run(stage_dir, *, config=CONFIG, kill_at=None, seed=1, scores=None, kind="query_pooling"):
     """Fit a student with dropout; return its final weights and what `fit` returned."""
-    objective = ActionObjective(make_student(kind, dropout=0.2), LossConfig(gamma=0.1))
+    objective = ActionObjective(
+        make_student(kind, dropout=0.2), LossConfig(gamma=0.1, gamma_final=0.3)
+    )
     source = TripleSource(
         make_table(),
         SamplingConfig(),
@@ -275,6 +277,25 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
             targets_per_update=1,
         )
     assert latest_checkpoint(tmp_path).name == "000002"
+
+
+def test_an_objective_is_told_how_far_its_stage_is(tmp_path):
+    class Told(StagedObjective):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+            self.heard = []
+
+        def forward(self, step):
+            self.heard.append(self.progress)
+            loss = self.weight.sum()
+            return loss, {"loss": loss.detach()}
+
+    told = Told()
+    accelerator = Accelerator(cpu=True)
+    config = OptimConfig(updates=5)
+    fit(told, lambda *of: of, config, tmp_path, accelerator, seed=0, targets_per_update=1)
+    assert told.heard == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_only_matrices_decay_and_the_compressor_learns_slowly():

@@ -108,6 +108,15 @@ def test_a_stage_is_a_function_of_its_own_configuration_and_its_parents(
     assert not affected & same
 
 
+def test_pretraining_depends_on_the_stride_where_it_draws_pairs(planned):
+    def pretrained(*overrides):
+        return planned(*overrides)["student/pretrain_compressor"].inputs
+
+    stride, pairs = "sampling.history_stride=2", "pretrain.loss.prediction=1"
+    assert pretrained() == pretrained(stride)
+    assert len({pretrained(), pretrained(pairs), pretrained(pairs, stride)}) == 3
+
+
 def test_seeds_share_data_alone(planned):
     stages = planned("seeds=[0, 1]", "methods=[teacher, student]")
     for name in ("teacher/train_teacher", "student/pretrain_compressor", "student/evaluate"):
