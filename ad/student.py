@@ -271,7 +271,7 @@ class CADStudent(InContextModel):
     def new_prediction_head(self) -> PredictionHead:
         """Return a head for `predict`, which is no part of the student."""
         parts, specs = self.config.student_parts, self.reconstruction.specs
-        return PredictionHead(
+        head = PredictionHead(
             specs["observations"],
             specs["actions"],
             d_model=parts.model.d_model,
@@ -279,6 +279,12 @@ class CADStudent(InContextModel):
             region_len=self.region_len,
             n_latents=parts.compressor.n_latents,
         )
+        if parts.model.init == "matched":
+            match(head)
+            for name in ("observation", "action"):
+                encoder = getattr(self.transition_encoder, name)
+                getattr(head, name).load_state_dict(encoder.state_dict())
+        return head
 
     def predict(
         self, latents: Latents, regions: Regions, head: PredictionHead

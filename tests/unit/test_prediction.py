@@ -164,6 +164,18 @@ def test_the_head_is_trained_but_no_part_of_the_student():
         assert torch.equal(objective.student.state_dict()[name], weights)
 
 
+def test_matched_weights_reach_the_head():
+    """Queries and keys are one projection, and observations are encoded as in transitions."""
+    for init in ("independent", "matched"):
+        student = make_student(model={"init": init})
+        predict, matched = student.new_prediction_head(), init == "matched"
+        block = predict.layers.blocks[0].cross
+        assert torch.equal(block.q.weight, block.kv.weight[:D]) == matched
+        for name in ("observation", "action"):
+            weights = getattr(student.transition_encoder, name).table.weight
+            assert torch.equal(getattr(predict, name).table.weight, weights) == matched
+
+
 @pytest.mark.parametrize(
     "weights",
     [{"reconstruction": 0.0}, {"reconstruction_final": 0.0}],
