@@ -284,7 +284,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path):
     assert "knows address, num_cpus, num_gpus" in refusal("ray", gpus=1)
     assert "executor_options has partition" in refusal("slurm", partition="night")
     assert "needs executor_options.timeout_min" in refusal("slurm")
-    assert "cluster is pbs" in refusal("slurm", cluster="pbs")
+    assert "cluster is pbs" in refusal("slurm", cluster="pbs", timeout_min=1)
     assert "slurm_colour" in refusal("slurm", cluster="local", timeout_min=1, slurm_colour=1)
     assert "timeout_min" in refusal("slurm", cluster="local", timeout_min="long")
     assert "n_workers is -1" in refusal("ray", n_workers=-1)

@@ -258,7 +258,7 @@ def test_spaces_become_fields_that_survive_json(space, expected):
     ids=lambda space: type(space).__name__,
 )
 def test_other_spaces_are_refused_with_a_remedy(space):
-    with pytest.raises(SpaceError, match=r"(?s)the action space .*FlattenObservation"):
+    with pytest.raises(SpaceError, match=r"(?s)encoder for action .*FlattenObservation"):
         field_spec(space, "action")
 
 
