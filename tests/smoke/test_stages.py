@@ -455,7 +455,7 @@ def test_a_model_that_differs_in_any_part_is_refused(
     part = content
     for step in path:
         part = part[step]
-    part[last] = 1 if last == "n_heads" else part[last] + 1
+    part[last] = {"n_heads": 1, "dropout": 0.5}.get(last, part[last] + 1)
     file.write_text(json.dumps(content))
     sign_again(run_dir / "seed_0" / folder)
     told = refused(capsys, name, config, f"run_dir={run_dir}")
