@@ -24,7 +24,7 @@ from rich.progress import (
 
 from base.errors import UserError
 from base.ranges import AtLeast, Between, Distinct, NonEmpty
-from histories.curves import CURVES_NAME, write_learning_curves
+from histories.curves import CURVES_NAME, Curve, curve_warning, write_learning_curves
 from histories.regions import MarkerRule, RuleName
 from histories.schema import SCHEMA_VERSION, check_history
 from histories.sources import Source, SourceError, SourceJob
@@ -103,7 +103,7 @@ class CollectSummary:
         n_done_before: Jobs of this rank found finished.
         n_env_steps: Environment steps made by this call.
         seconds: Wall clock of this call.
-        warnings: Curves that collapsed or stayed flat, one line each; rank 0 only.
+        curves: Learning curves of all histories; rank 0 only.
     """
 
     path: Path
@@ -111,7 +111,12 @@ class CollectSummary:
     n_done_before: int
     n_env_steps: int
     seconds: float
-    warnings: tuple[str, ...] = field(default=())
+    curves: tuple[Curve, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Curves that collapsed or stayed flat, one line each."""
+        return [warning for curve in self.curves if (warning := curve_warning(curve))]
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,7 @@ def collect(
     family_settings = dict(family_settings or {})
     jobs = list(_jobs(family, split, settings, sources, family_settings, out_dir / "parts"))
     parts = [part for job in jobs for part in job.parts]
-    path, warnings = out_dir / HISTORIES_NAME, ()
+    path, curves = out_dir / HISTORIES_NAME, ()
     content_hash = _content_hash(parts, split)
     assembled = _holds(path, content_hash)
     done = [job.is_done() or assembled for job in jobs]  # looks at all: old settings end here
@@ -241,10 +246,10 @@ def collect(
         if not assembled:
             stored = {**asdict(settings), "content_hash": content_hash, "family": family_settings}
             _assemble_parts(family, split, stored, parts, path)
-        warnings = tuple(write_learning_curves(path, out_dir / CURVES_NAME))
+        curves = tuple(write_learning_curves(path, out_dir / CURVES_NAME))
     seconds = time.monotonic() - began
     n_steps = sum(job.job.n_env_steps for job in todo)
-    return CollectSummary(path, len(parts), n_mine - n_missing, n_steps, seconds, warnings)
+    return CollectSummary(path, len(parts), n_mine - n_missing, n_steps, seconds, curves)
 
 
 def _check_settings(settings: CollectSettings, sources: Mapping[str, Source]) -> None:

@@ -119,13 +119,13 @@ def curve_warning(curve: Curve) -> str | None:
     return None
 
 
-def write_learning_curves(histories_path: Path, csv_path: Path) -> list[str]:
-    """Write `csv_path` with the columns CURVE_COLUMNS; returns the warnings.
+def write_learning_curves(histories_path: Path, csv_path: Path) -> list[Curve]:
+    """Write `csv_path` with the columns CURVE_COLUMNS; returns the curves.
 
     Raises:
         HistoryFileError: The histories cannot be read.
     """
-    warnings = []
+    curves = []
     with (
         open_histories(histories_path) as reader,
         atomic_file(csv_path) as temporary,
@@ -138,20 +138,15 @@ def write_learning_curves(histories_path: Path, csv_path: Path) -> list[str]:
             for region, mean_return in enumerate(curve.returns):
                 value = "" if np.isnan(mean_return) else f"{mean_return:.6g}"
                 writer.writerow([*labels, region, value])
-            warning = curve_warning(curve)
-            if warning:
-                warnings.append(warning)
-    return warnings
+            curves.append(curve)
+    return curves
 
 
-def curve_table(histories_path: Path) -> Table:
+def curve_table(curves: Sequence[Curve]) -> Table:
     """Table of learning curves: return at a quarter, half, three quarters and the end.
 
     One row per curve; where that makes more than MOST_ROWS, one per split part, style and seed,
     the mean over its tasks.
-
-    Raises:
-        HistoryFileError: The histories cannot be read.
     """
     title = "mean return of the episodes of a region, along the histories"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -160,15 +155,13 @@ def curve_table(histories_path: Path) -> Table:
     for heading in ("25 %", "50 %", "75 %", "end", "best"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
-    with open_histories(histories_path) as reader:
-        curves = list(learning_curves(reader))
-        for curve in curves if len(curves) <= MOST_ROWS else _means(curves):
-            ends = [max(0, len(curve.returns) * part // 4 - 1) for part in (1, 2, 3, 4)]
-            best = "–" if curve.optimal_return is None else f"{curve.optimal_return:.1f}"
-            note = (curve_warning(curve) or "").partition(":")[0]
-            values = [f"{curve.returns[end]:.2f}" for end in ends]
-            labels = [curve.task_name, curve.split, curve.style, str(curve.source_seed)]
-            table.add_row(*map(Text, labels), *values, best, note)
+    for curve in curves if len(curves) <= MOST_ROWS else _means(curves):
+        ends = [max(0, len(curve.returns) * part // 4 - 1) for part in (1, 2, 3, 4)]
+        best = "–" if curve.optimal_return is None else f"{curve.optimal_return:.1f}"
+        note = (curve_warning(curve) or "").partition(":")[0]
+        values = [f"{curve.returns[end]:.2f}" for end in ends]
+        labels = [curve.task_name, curve.split, curve.style, str(curve.source_seed)]
+        table.add_row(*map(Text, labels), *values, best, note)
     return table
 
 

@@ -154,7 +154,7 @@ def _n_workers(config: RunConfig) -> int:
 
 def _report(run: Run, summary: CollectSummary) -> None:
     console = Console(soft_wrap=False)
-    console.print(curve_table(summary.path))
+    console.print(curve_table(summary.curves))
     for warning in summary.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     rate = summary.n_env_steps / max(summary.seconds, 1e-9)

@@ -198,14 +198,14 @@ def test_learning_curves_file(tmp_path):
 
 
 def test_the_printed_table_of_many_tasks_shows_means(tmp_path, monkeypatch):
-    path = collect_small(tmp_path).path
-    assert curve_table(path).row_count == 9
+    summary = collect_small(tmp_path)
+    assert curve_table(summary.curves).row_count == 9
     monkeypatch.setattr("histories.curves.MOST_ROWS", 8)
-    table = curve_table(path)
+    table = curve_table(summary.curves)
     shown = [[str(cell) for cell in column.cells] for column in table.columns]
     assert shown[0] == ["mean of 2", "mean of 5", "mean of 2"]
     assert shown[1] == ["test", "train", "validation"]
-    with open_histories(path) as reader:
+    with open_histories(summary.path) as reader:
         rewards = [reader.arrays(index)["rewards"] for index in reader.split.train]
     # two episodes of five steps in the last region of ten
     assert float(shown[7][1]) == pytest.approx(
