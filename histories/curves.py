@@ -20,7 +20,7 @@ CURVES_NAME = "learning_curves.csv"
 CURVE_COLUMNS = ("task", "split", "style", "source_seed", "region", "mean_return")
 COLLAPSED_BELOW = 0.7  # of the peak
 FLAT_BELOW = 0.2  # of the way from random to optimal
-MOST_ROWS = 100  # of the printed table
+MOST_ROWS = 24  # of the printed table
 
 
 @dataclass(frozen=True)
