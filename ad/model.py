@@ -26,8 +26,9 @@ from base.ranges import Between
 from base.seeding import derive
 from compression.latents import Latents
 from nets.actions import ActionDistribution
-from nets.embeddings import Sees
+from nets.embeddings import Sees, StepEncoder
 from nets.regions import Regions, Steps
+from nets.spaces import FieldSpec
 
 
 @dataclass(frozen=True)
@@ -249,3 +250,17 @@ def seeded_part(name: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(torch.initial_seed(), "weights", name))
         yield
+
+
+def build_step_encoder(
+    model: ModelConfig, observation: FieldSpec, action: FieldSpec, sees: Sees = "region"
+) -> StepEncoder:
+    """Build what encodes the steps of the current region, alike in every model of a seed."""
+    with seeded_part("step_encoder"):
+        return StepEncoder(
+            observation,
+            action,
+            model.d_model,
+            previous_observation=model.previous_observation,
+            sees=sees,
+        )

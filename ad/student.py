@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ad.decoder import Decoder, DecoderConfig, DecoderState
-from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from ad.model import (
+    InContextModel,
+    ModelConfig,
+    Output,
+    Triple,
+    build_step_encoder,
+    seeded_part,
+)
 from base.errors import UserError
 from base.hashes import to_plain
 from compression.at_test import AtTest, NumberFormat
@@ -33,7 +40,7 @@ from compression.reconstruction import (
     build_reconstruction,
 )
 from nets.actions import ActionDistribution
-from nets.embeddings import RawFeatures, StepEncoder, TransitionEncoder
+from nets.embeddings import RawFeatures, TransitionEncoder
 from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps
 from nets.scaling import FieldScaling
@@ -168,14 +175,7 @@ class CADStudent(InContextModel):
             self.reconstruction = build_reconstruction(
                 observation, action, parts.reconstruction, n_latents=n_latents, **sizes
             )
-        with seeded_part("step_encoder"):
-            self.step_encoder = StepEncoder(
-                observation,
-                action,
-                width,
-                previous_observation=parts.model.previous_observation,
-                sees=parts.decoder.sees,
-            )
+        self.step_encoder = build_step_encoder(parts.model, observation, action, parts.decoder.sees)
         with seeded_part("decoder"):
             self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
         if parts.model.init == "matched":
@@ -192,8 +192,12 @@ class CADStudent(InContextModel):
     @property
     def context_tokens(self) -> int:
         """Latent tokens of the memory + L, or + 1 where a step is seen alone."""
-        of_each = self.memory.n_tokens // self.compressor.n_latents
-        return of_each * (self.n_latents or 0) + self.n_steps
+        return self.memory_regions * (self.n_latents or 0) + self.n_steps
+
+    @property
+    def memory_regions(self) -> int:
+        """Regions whose worth of latents an action reads."""
+        return self.memory.n_tokens // self.compressor.n_latents
 
     @property
     def compressor_modules(self) -> list[nn.Module]:

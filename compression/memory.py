@@ -6,20 +6,21 @@ updated at every border. Shapes: B rows or streams, M latents of a region, D wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from base.ranges import AtLeast
-from compression.compressor import import_class
+from compression.compressor import check_kwargs, import_class
 from compression.latents import Latents
 from nets.positions import sinusoids, spread
 
 MEMORIES = {
     "one_shot": "compression.memory:OneShot",
     "accumulate": "compression.memory:Accumulate",
+    "recurrent": "compression.recurrent_memory:Recurrent",
 }
 
 
@@ -29,16 +30,22 @@ class MemoryConfig:
 
     Attributes:
         kind: `one_shot` (the previous region alone), `accumulate` (the latents of the last
-            `n_regions` regions), or the import path `module:Class` of a user's own.
-        n_regions: R, regions whose latents are kept; `one_shot` keeps 1.
+            `n_regions` regions), `recurrent` (m latents for the whole past), or the import path
+            `module:Class` of a user's own.
+        n_regions: R, regions it is led over in training; of `accumulate`, regions whose latents
+            are kept. `one_shot` keeps 1.
+        kwargs: Settings of the kind's own, checked by its class; of `recurrent`, `update`: one of
+            `replace`, `residual`, `gate`, `gru`.
     """
 
     kind: str = "one_shot"
     n_regions: Annotated[int, AtLeast(1)] = 1
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def n_tokens(self, n_latents: int) -> int:
         """Return the latent tokens a full memory shows, `n_latents` being kept of a region."""
-        return n_latents if self.kind == "one_shot" else self.n_regions * n_latents
+        of_one = self.kind in ("one_shot", "recurrent")
+        return n_latents if of_one else self.n_regions * n_latents
 
 
 class Memory(nn.Module):
@@ -52,12 +59,25 @@ class Memory(nn.Module):
 
     Attributes:
         n_regions: R, regions it is led over in training.
+        settings: Names and defaults of what `memory.kwargs` may hold.
     """
+
+    settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
+
+    @classmethod
+    def check(cls, config: MemoryConfig) -> dict[str, Any]:
+        """Return its own settings, defaults filled in.
+
+        Raises:
+            CompressorError: It cannot be built with these settings.
+        """
+        return check_kwargs("memory.kwargs", config.kwargs, cls.settings, "memory")
 
     def __init__(
         self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
     ) -> None:
         super().__init__()
+        self.kwargs = self.check(config)
         self.n_regions = config.n_regions
 
     @property
@@ -164,7 +184,16 @@ class OneShot(Accumulate):
     """The previous region alone."""
 
     def __init__(self, config: MemoryConfig, **sizes: Any) -> None:
-        super().__init__(MemoryConfig(config.kind, 1), **sizes)
+        super().__init__(MemoryConfig(config.kind, 1, config.kwargs), **sizes)
+
+
+def memory_class(kind: str) -> type[Memory]:
+    """Return the class of a kind: a key of `MEMORIES` or an import path `module:Class`.
+
+    Raises:
+        CompressorError: There is no such class.
+    """
+    return import_class("memory.kind", kind, MEMORIES, Memory)
 
 
 def build_memory(config: MemoryConfig, **sizes: Any) -> Memory:
@@ -173,4 +202,4 @@ def build_memory(config: MemoryConfig, **sizes: Any) -> Memory:
     Raises:
         CompressorError: There is no such kind.
     """
-    return import_class("memory.kind", config.kind, MEMORIES, Memory)(config, **sizes)
+    return memory_class(config.kind)(config, **sizes)

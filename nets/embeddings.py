@@ -132,6 +132,11 @@ class StepEncoder(nn.Module):
             if previous_observation:
                 self.before = FieldEncoder(observation, d_model)
 
+    def match(self) -> None:
+        """Let s_{t-1} begin encoded as s_t is (`nets.matching`)."""
+        if self.before is not None:
+            self.before.load_state_dict(self.observation.state_dict())
+
     def forward(self, steps: Steps) -> Tensor:
         """Return tokens (B, T, D): step t sees s_t, a_{t-1}, r_{t-1} and on request s_{t-1}."""
         observed = self.observation(steps.observations)

@@ -28,5 +28,4 @@ def match_tokens(steps: StepEncoder, transitions: TransitionEncoder) -> None:
     """Let step tokens begin with the observation and action encodings of transition tokens."""
     for name in ("observation", "action") if steps.sees == "region" else ("observation",):
         getattr(steps, name).load_state_dict(getattr(transitions, name).state_dict())
-    if steps.before is not None:
-        steps.before.load_state_dict(transitions.observation.state_dict())
+    steps.match()

@@ -13,7 +13,7 @@ from ad.objectives import LossConfig, PretrainLossConfig
 from base.ranges import AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
-from compression.memory import MEMORIES, MemoryConfig
+from compression.memory import MEMORIES, MemoryConfig, memory_class
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from pipelines.methods import TRAINED, UNTRAINED
@@ -210,6 +210,8 @@ class RunConfig:
         self._check_windows()
         self._check_capacity()
         self._check_cut_down()
+        if self.memory.kind in MEMORIES:  # a user's own is imported where it is built
+            memory_class(self.memory.kind).check(self.memory)
 
     def _check_windows(self) -> None:
         """Batches are whole windows."""

@@ -260,7 +260,7 @@ def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
     n_latents = model.n_latents
     values = (
         n_latents,
-        n_latents and model.n_context_regions,
+        n_latents and model.memory_regions,
         model.sees,
         policy.context_tokens,
         model.region_len / n_latents if n_latents else 1.0,

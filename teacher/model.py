@@ -20,13 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from ad.model import InContextModel, ModelConfig, Output, Triple, seeded_part
+from ad.model import (
+    InContextModel,
+    ModelConfig,
+    Output,
+    Triple,
+    build_step_encoder,
+    seeded_part,
+)
 from ad.objectives import auxiliary_loss, masked_mean
 from base.errors import UserError
 from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
-from nets.embeddings import Sees, StepEncoder, TransitionEncoder
+from nets.embeddings import Sees, TransitionEncoder
 from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps, stack_regions
 from nets.scaling import FieldScaling
@@ -142,14 +149,7 @@ class TeacherModel(InContextModel):
         self.scaling = FieldScaling(observation, action)
         with seeded_part("transition_encoder"):
             self.transition_encoder = TransitionEncoder(observation, action, width)
-        with seeded_part("step_encoder"):
-            self.step_encoder = StepEncoder(
-                observation,
-                action,
-                width,
-                previous_observation=model.previous_observation,
-                sees=settings.sees,
-            )
+        self.step_encoder = build_step_encoder(model, observation, action, settings.sees)
         self.token_types = nn.Embedding(3, width)
         self.no_context = nn.Parameter(torch.randn(width) * 0.02)
         self.sees = settings.sees

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ad.model import InContextModel, Output, Triple, seeded_part
+from ad.model import InContextModel, Output, Triple, build_step_encoder, seeded_part
 from nets.actions import ActionDistribution
-from nets.embeddings import StepEncoder
 from nets.matching import match
 from nets.regions import Regions, Steps, join_regions
 from nets.scaling import FieldScaling
@@ -71,20 +70,12 @@ class SlidingWindow(InContextModel):
         self.n_context_regions = max(1, -(-self.window // config.region_len) - 1)
         self.actions = ActionDistribution(action)
         self.scaling = FieldScaling(observation, action)
-        with seeded_part("step_encoder"):
-            self.step_encoder = StepEncoder(
-                observation,
-                action,
-                width,
-                previous_observation=model.previous_observation,
-            )
+        self.step_encoder = build_step_encoder(model, observation, action)
         self.positions = nn.Parameter(torch.randn(self.window, width) * width**-0.5)
         self.layers = Transformer(width, model.n_heads, settings.n_layers, dropout=settings.dropout)
         self.action_head = nn.Linear(width, self.actions.n_parameters)
         if model.init == "matched":
-            if self.step_encoder.before is not None:
-                tables = self.step_encoder.observation.state_dict()
-                self.step_encoder.before.load_state_dict(tables)
+            self.step_encoder.match()
             with seeded_part("matched layers"):
                 match(self.layers)
         self.post_init()

@@ -90,6 +90,10 @@ STUDENTS = {
     "truncation": {"kind": "truncation"},
     "causal": {"causal": True},
     "two regions": {"memory": MemoryConfig("accumulate", 2)},
+    **{
+        update: {"memory": MemoryConfig("recurrent", 3, {"update": update})}
+        for update in ("replace", "residual", "gate", "gru")
+    },
     "step before": {"model": {"previous_observation": True}},
     "a step alone": {"sees": "step", "memory": MemoryConfig("accumulate", 2)},
 }

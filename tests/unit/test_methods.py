@@ -65,6 +65,9 @@ def test_the_window_slides_over_as_many_steps_as_the_student_attends_to_tokens()
     teacher = own_config(config).teacher
     assert teacher.kwargs == {"window": 2 * config.compressor.n_latents + config.region_len}
     assert dataclasses.replace(teacher, target=config.teacher.target, kwargs={}) == config.teacher
+    recurring = RunConfig(method="sliding_window", memory=MemoryConfig("recurrent", 5))
+    window = config.compressor.n_latents + config.region_len
+    assert own_config(recurring).teacher.kwargs == {"window": window}
     alone = dataclasses.replace(
         config,
         decoder=dataclasses.replace(config.decoder, sees="step"),

@@ -43,7 +43,9 @@ def test_nested_latents_are_hidden_in_training_only(nested, frozen):
     assert student.eval().compress(regions).mask is None
 
 
-@pytest.mark.parametrize("memory", [MemoryConfig(), MemoryConfig("accumulate", 2)])
+@pytest.mark.parametrize(
+    "memory", [MemoryConfig(), MemoryConfig("accumulate", 2), MemoryConfig("recurrent", 2)]
+)
 def test_the_decoder_does_not_read_hidden_latents(memory):
     student, batch = (
         make_student(n_latents=M, memory=memory).eval(),

@@ -53,6 +53,7 @@ def logits_of(model, batch):
 MODELS = {
     "student": make_student(),
     "memory of two regions": make_student(memory=MemoryConfig("accumulate", 2)),
+    "memory that recurs": make_student(memory=MemoryConfig("recurrent", 2)),
     "teacher": make_teacher(),
     "window": make_sliding_window(T + 2),
 }
