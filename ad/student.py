@@ -183,6 +183,9 @@ class CADStudent(InContextModel):
             for name in ("compressor", "bottleneck", "memory", "reconstruction", "decoder"):
                 with seeded_part(f"matched {name}"):
                     match(getattr(self, name))
+            addresses = self.compressor.addresses()
+            if addresses is not None and not self.bottleneck.keeps_address:
+                self.memory.place(addresses)
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
         self.sees = parts.decoder.sees

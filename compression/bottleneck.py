@@ -35,11 +35,13 @@ class Bottleneck(nn.Module):
         settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold.
         has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
         counts: Whether its losses, codes or bits depend on which latents are shown.
+        keeps_address: Whether a latent still holds by what it sought its contents; a code does not.
     """
 
     settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
     has_capacity: bool = False
     counts: bool = True
+    keeps_address: bool = True
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
         super().__init__()

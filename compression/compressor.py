@@ -111,6 +111,13 @@ class Compressor(nn.Module):
     def fit(self, tokens: Tensor, mask: Tensor) -> None:
         """Fit what is not learned by gradient, on tokens (N, T, F) of training regions."""
 
+    def addresses(self) -> Tensor | None:
+        """Return by what latents seek their contents, (M, D); None where nothing is sought.
+
+        With matched weights a memory adds them to what it reads: codes of few bits carry no address.
+        """
+        return None
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D or F) and their mask (B, T), True = attend, to latents (B, M, D).
 

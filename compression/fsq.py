@@ -29,6 +29,7 @@ class FiniteScalars(Bottleneck):
     """
 
     settings: dict[str, Any] = {"levels": [8, 5, 5, 5], "n_groups": 1}  # noqa: RUF012
+    keeps_address = False
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
         super().__init__(kwargs, n_latents=n_latents, d_model=d_model)

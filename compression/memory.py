@@ -85,6 +85,9 @@ class Memory(nn.Module):
         """Most latent tokens that `read` returns for a row."""
         raise NotImplementedError
 
+    def place(self, addresses: Tensor) -> None:
+        """Let the places of a region's latents begin as these, (M, D); by default nothing does."""
+
     def start(self, n: int) -> Any:
         """Return the state of `n` rows that have seen no region."""
         raise NotImplementedError
@@ -141,6 +144,10 @@ class Accumulate(Memory):
     def n_tokens(self) -> int:
         """R x M."""
         return self.n_regions * self.n_latents
+
+    def place(self, addresses: Tensor) -> None:
+        """Let positions of a region's latents begin as `addresses`, (M, D)."""
+        self.positions.data.copy_(addresses)
 
     def start(self, n: int) -> LastRegions:
         """Return `n` rows without a region."""

@@ -62,6 +62,10 @@ class QueryPooling(Compressor):
         """Tell the latent queries apart from the start: each finds contents of its own."""
         nn.init.normal_(self.latent_queries)
 
+    def addresses(self) -> Tensor:
+        """Return the latent queries, (M, D)."""
+        return self.latent_queries.detach()
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Latents:
         """Map tokens (B, T, D) to latents (B, M, D)."""
         pooled = self.pooling(

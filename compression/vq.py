@@ -29,6 +29,7 @@ class Codebook(Bottleneck):
     of latents from their codes. `bits` = M · n_heads · log2 `codebook_size`. Always in fp32.
     """
 
+    keeps_address = False
     settings: dict[str, Any] = {  # noqa: RUF012
         "codebook_size": 512,
         "width": 16,

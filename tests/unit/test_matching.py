@@ -72,6 +72,19 @@ def test_a_matched_window_and_its_latent_queries_begin_apart():
     assert (cosines @ cosines.T - torch.eye(4)).abs().max() < 0.9
 
 
+def test_latents_of_codes_are_told_apart_by_what_they_sought():
+    def places(bottleneck, init="matched", kind="query_pooling"):
+        student = make_student(kind, model={"init": init}, n_latents=4, bottleneck=bottleneck)
+        return student.memory.positions, student.compressor.addresses()
+
+    positions, queries = places("fsq")
+    assert torch.equal(positions, queries)
+    assert positions.data_ptr() != queries.data_ptr()
+    for other in (places("continuous"), places("fsq", init="independent")):
+        assert not torch.equal(*other)
+    assert places("fsq", kind="mean_pooling")[1] is None
+
+
 def test_matched_parts_depend_on_the_seed_and_their_name_alone():
     first = make_student(model={"init": "matched"})
     same = make_student("mean_pooling", model={"init": "matched"})
