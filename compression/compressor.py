@@ -114,7 +114,7 @@ class Compressor(nn.Module):
     def addresses(self) -> Tensor | None:
         """Return by what latents seek their contents, (M, D); None where nothing is sought.
 
-        With matched weights a memory adds them to what it reads: codes of few bits carry no address.
+        Matched memories add them to what they read: codes of few bits carry no address.
         """
         return None
 
