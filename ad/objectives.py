@@ -8,16 +8,29 @@ enters as any in-context model of full raw context.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from ad.attention_matching import CrossInputs, attention_loss
 from ad.model import InContextModel, Triple, seeded_part
 from ad.student import CADStudent
+from base.errors import UserError
 from base.ranges import Above, AtLeast, Between
+from nets.actions import ActionDistribution
+from nets.regions import Regions, join_regions
+from nets.spaces import FieldSpec
 from training.optim import StagedObjective, annealed
+
+MOST_QUERIES = 1024
+"""The most observations that all are asked about in every update."""
+
+
+class ObjectiveError(UserError):
+    """A loss that cannot be computed in this family."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +41,16 @@ class LossConfig:
         alpha: α, weight of cross-entropy on the recorded action.
         beta: β, weight of the divergence from the teacher; 0 needs no teacher.
         tau: τ, softening temperature of the divergence.
+        kl: Direction of the divergence: `forward`, KL(teacher || student), which covers all that
+            the teacher does; `reverse`, KL(student || teacher), which keeps to what it does most;
+            `both`, their mean.
+        queries: Where the divergence is taken: at the `visited` steps of the current region, or at
+            `all` observations there are, which must be classes; student and teacher must then see
+            steps alone.
         gamma: γ, weight of reconstruction.
         gamma_final: γ at the last update, approached linearly; null for no change.
+        attention: Weight of attention reconstruction: what the decoder's attention makes of the
+            latents is to be what it makes of the raw region.
         lambda_cap: λ_cap, weight of the capacity term R(Z), which a bottleneck with a limited
             capacity returns (`compressor.bottleneck`).
         label_smoothing: Of the cross-entropy.
@@ -39,8 +60,11 @@ class LossConfig:
     alpha: Annotated[float, AtLeast(0)] = 1.0
     beta: Annotated[float, AtLeast(0)] = 0.0
     tau: Annotated[float, Above(0)] = 1.0
+    kl: Literal["forward", "reverse", "both"] = "forward"
+    queries: Literal["visited", "all"] = "visited"
     gamma: Annotated[float, AtLeast(0)] = 0.0
     gamma_final: Annotated[float, AtLeast(0)] | None = None
+    attention: Annotated[float, AtLeast(0)] = 0.0
     lambda_cap: Annotated[float, AtLeast(0)] = 0.0
     label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
@@ -51,11 +75,61 @@ class LossConfig:
             raise ValueError(
                 "alpha and beta are both 0, expected one above 0: nothing would teach the decoder"
             )
+        for name, value, default in (
+            ("kl", self.kl, "forward"),
+            ("queries", self.queries, "visited"),
+        ):
+            if self.beta == 0 and value != default:
+                raise ValueError(
+                    f"{name} is {value}, but beta is 0: there is no divergence to take; raise beta "
+                    f"above 0, or leave {name} at {default}"
+                )
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, T) values over a (B, T) mask."""
     return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def divergence(
+    actions: ActionDistribution, target: Tensor, parameters: Tensor, config: LossConfig
+) -> Tensor:
+    """Return the divergence (B, T) in nats that `config.kl` names, softened by τ."""
+    forward = reverse = None
+    if config.kl != "reverse":
+        forward = actions.kl(target, parameters, config.tau)
+    if config.kl != "forward":
+        reverse = actions.kl(parameters, target, config.tau)
+    if forward is None or reverse is None:
+        return reverse if forward is None else forward  # pyright: ignore[reportReturnType]
+    return (forward + reverse) / 2
+
+
+def all_observations(spec: FieldSpec) -> Tensor:
+    """Return every observation (S, ...) of a field of classes.
+
+    Raises:
+        ObjectiveError: The field is of another kind, or there are more than `MOST_QUERIES`.
+    """
+    if spec.kind != "classes" or (count := prod(spec.n_classes)) > MOST_QUERIES:
+        found = f"a {spec.kind}" if spec.kind != "classes" else f"one of {count}"
+        raise ObjectiveError(
+            f"loss.queries=all needs an observation of at most {MOST_QUERIES} classes in all, but "
+            f"this family's is {found}; set loss.queries to visited."
+        )
+    axes = torch.meshgrid(*(torch.arange(n) for n in spec.n_classes), indexing="ij")
+    return torch.stack(axes, -1).reshape(-1, *spec.shape)
+
+
+def _asked(observations: Tensor, like: Regions) -> Regions:
+    """Return regions (B, S, ...) in which every row stands at all observations (S, ...)."""
+    batch, n_queries = len(like.mask), len(observations)
+
+    def empty(field: Tensor) -> Tensor:
+        return field.new_zeros(batch, n_queries, *field.shape[2:])
+
+    asked = observations.to(like.observations).expand(batch, *observations.shape)
+    return replace(like.map(empty), observations=asked, mask=empty(like.mask) | True)
 
 
 def auxiliary_loss(
@@ -174,7 +248,9 @@ class ActionObjective(StagedObjective):
         freeze_compressor: Whether Cθ gets no gradient, and acts without dropout.
 
     Raises:
-        ValueError: If beta > 0 and there is no teacher.
+        ValueError: If beta > 0 and there is no teacher, or one that sees more than a step where all
+            observations are asked about.
+        ObjectiveError: If there are too many of these, or they cannot be counted.
     """
 
     def __init__(
@@ -191,6 +267,12 @@ class ActionObjective(StagedObjective):
         self.student = student
         self.config = loss
         self._hidden = (teacher, student.compressor_modules if freeze_compressor else [])
+        if loss.queries == "all":
+            sees = {getattr(model, "sees", "region") for model in (student, teacher)}
+            if sees != {"step"}:
+                raise ValueError("queries is all, which needs models that see a step alone")
+            spec = FieldSpec.from_json(student.config.observation)
+            self.register_buffer("observations", all_observations(spec), persistent=False)
         for module in self._hidden[1]:
             module.requires_grad_(False)
 
@@ -210,25 +292,40 @@ class ActionObjective(StagedObjective):
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""
         config, actions, query = self.config, self.student.actions, batch.query
-        output = self.student(batch)
-        nll = masked_mean(
-            actions.nll(output.parameters, query.actions, config.label_smoothing), query.mask
-        )
+        asked, n_steps = batch, query.mask.shape[1]
+        if config.queries == "all":  # steps do not see each other: one pass answers all
+            more = _asked(self.get_buffer("observations"), query)
+            asked = replace(batch, query=join_regions(query, more))
+        with CrossInputs(self.student.decoder, record=config.attention > 0) as seen:
+            output = self.student(asked)
+        nll = actions.nll(output.parameters[:, :n_steps], query.actions, config.label_smoothing)
+        nll = masked_mean(nll, query.mask)
         loss = config.alpha * nll
         loss = loss + auxiliary_loss(output.losses, config.lambda_cap, config.weights)
         metrics = {"action_nll": nll, **output.losses, **output.metrics}
         teacher = self._hidden[0]
         if teacher is not None and config.beta > 0:
             with torch.no_grad():
-                target = teacher(batch).parameters
-            kl = masked_mean(actions.kl(target, output.parameters, config.tau), query.mask)
+                target = teacher(asked).parameters
+            first = n_steps if config.queries == "all" else 0
+            apart = divergence(actions, target, output.parameters, config)
+            kl = masked_mean(apart[:, first:], asked.query.mask[:, first:])
             loss = loss + config.beta * config.tau**2 * kl
             metrics["teacher_kl"] = kl
         if max(config.gamma, config.gamma_final or 0.0) > 0 and output.latents is not None:
-            seen = batch.previous
-            seen.mask = seen.mask & batch.has_previous[:, None]
-            reconstruction, fields = self.student.reconstruct(output.latents, seen)
+            reconstruction, fields = self.student.reconstruct(output.latents, _previous(batch))
             gamma = annealed(config.gamma, config.gamma_final, self.progress)
             loss = loss + gamma * reconstruction
             metrics |= {"rec_loss": reconstruction, **fields}
+        if config.attention > 0 and output.latents is not None:
+            matched = attention_loss(self.student, output.latents, _previous(batch), seen.inputs)
+            loss = loss + config.attention * matched
+            metrics["attention_loss"] = matched
         return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}
+
+
+def _previous(batch: Triple) -> Regions:
+    """Return the nearest previous regions, masked where there is none."""
+    seen = batch.previous
+    seen.mask = seen.mask & batch.has_previous[:, None]
+    return seen

@@ -212,6 +212,7 @@ class RunConfig:
         self._check_cut_down()
         if self.memory.kind in MEMORIES:  # a user's own is imported where it is built
             memory_class(self.memory.kind).check(self.memory)
+        self._check_losses()
 
     def _check_windows(self) -> None:
         """Batches are whole windows."""
@@ -240,6 +241,34 @@ class RunConfig:
                     f"{key} is {weight}, but compressor.bottleneck={kind} has no capacity for it "
                     f"to act on; set it to 0, or take one that has ({', '.join(limited)})"
                 )
+
+    def _check_losses(self) -> None:
+        """What losses ask of the models is what the models are."""
+        frozen = self.distill.freeze_compressor and self.pretrain.enabled
+        stages = {"distill": self.distill} | (
+            {"finetune": self.finetune} if self.finetune.enabled else {}
+        )
+        for name, stage in stages.items():
+            if stage.loss.queries == "all":
+                for key, sees in (("decoder", self.decoder.sees), ("teacher", self.teacher.sees)):
+                    if sees != "step":
+                        raise ValueError(
+                            f"{name}.loss.queries is all, but {key}.sees={sees}: an observation "
+                            "that was not visited has no steps before it to be seen; set "
+                            f"{key}.sees to step, or queries to visited"
+                        )
+            if stage.loss.attention > 0 and self.memory.kind != "one_shot":
+                raise ValueError(
+                    f"{name}.loss.attention is {stage.loss.attention}, but "
+                    f"memory.kind={self.memory.kind} shows the decoder other vectors than a "
+                    "region's latents; set it to 0, or memory.kind to one_shot"
+                )
+        if self.distill.loss.attention > 0 and frozen:
+            raise ValueError(
+                f"distill.loss.attention is {self.distill.loss.attention}, but the compressor, "
+                "which alone it trains, is frozen; set distill.freeze_compressor to false, or "
+                "attention to 0"
+            )
 
     def _check_cut_down(self) -> None:
         """Latents are such that they can be cut down at test as asked."""
