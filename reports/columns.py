@@ -41,6 +41,17 @@ def _lost(row: Compared) -> float:
     return float(statistics.final_minus_best(row.method.curves, final_episodes=final).mean())
 
 
+def _recall_by_regions(row: Compared) -> str | None:
+    every = [result.metrics.get("recall") or [] for result in row.method.results]
+    asked = [[entry["region"] for entry in recall] for recall in every]
+    if not asked[0] or any(regions != asked[0] for regions in asked):
+        return None
+    accuracies = [[entry["accuracy"] for entry in recall] for recall in every]
+    if any(accuracy is None for recall in accuracies for accuracy in recall):
+        return None
+    return seed_values(asked[0], np.mean(accuracies, axis=0).tolist())
+
+
 INTERVAL_MEANING = (
     "95 % interval of the mean over training seeds: Student's t-interval of the seeds' means, from "
     f"{statistics.BOOTSTRAP_SEEDS} seeds on the percentile bootstrap of whole seeds; none with one"
@@ -120,6 +131,14 @@ COLUMNS: tuple[Column[Compared], ...] = (
         (HEADLINE, TERMINAL, SWEEP),
         2,
         "worst\ntask",
+    ),
+    Column(
+        "worst_cell",
+        "Worst in any seed",
+        "lowest normalised final return of one task in one training seed",
+        normalized(lambda row: row.method.scores.min()),
+        (STATISTICS,),
+        2,
     ),
     Column(
         "worst_task_name",
@@ -333,6 +352,13 @@ COLUMNS: tuple[Column[Compared], ...] = (
         3,
         "recall\nacc.",
         "recall accuracy",
+    ),
+    Column(
+        "recall_by_regions",
+        "Recall acc. after",
+        "recall accuracy after each number of recorded regions asked for, mean over training seeds",
+        _recall_by_regions,
+        (DETAILS,),
     ),
     copied(
         "teacher_kl",
