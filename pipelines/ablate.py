@@ -2,17 +2,18 @@
 
 Stages are kept by the hash of their inputs and never run twice. What is done is skipped, what was
 interrupted goes on. With --dry-run only the list of cells is shown. Output:
-<run_dir>/{sweep.json,cells/,logs/,report/}.
+<run_dir>/{sweep.json,cells/,logs/,report/}. Given a list of experiments (configs/paper.yaml) it
+runs one after the other and publishes their tables and figures.
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":  # above the imports, so that --help waits for none of them
-    from pipelines.cli import SWEEP_CONFIG, run_stage
+    from pipelines.cli import run_stage, sweep_or_list
 
     run_stage(
         "ablate",
-        config_class=SWEEP_CONFIG,
+        config_class=sweep_or_list,
         flags={"dry_run": "list the cells and what is reused; run nothing"},
     )
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from rich.console import Console
 
 from base.files import write_json, write_text
+from pipelines.experiments import ExperimentsConfig, run_all
 from pipelines.plan import PlannedStage
 from pipelines.stages import DATA_STAGES, StageError
 from pipelines.store import StageStore
@@ -56,8 +58,11 @@ class Work:
     rows: list[Row]
 
 
-def main(config: SweepConfig, file: str, *, dry_run: bool = False) -> None:
-    """Run the sweep."""
+def main(config: SweepConfig | ExperimentsConfig, file: str, *, dry_run: bool = False) -> None:
+    """Run the sweep, or every experiment of a list."""
+    if isinstance(config, ExperimentsConfig):
+        run_all(config, file, dry_run=dry_run)
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StageError("a sweep starts its processes itself; launch pipelines.ablate as one.")
     check_executor(config.executor, config.executor_options)

@@ -19,6 +19,7 @@ from typing import NoReturn
 from base.errors import as_user_error
 
 RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
+EXPERIMENTS_CONFIG = "pipelines.experiments:ExperimentsConfig"
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -28,6 +29,13 @@ def run_or_sweep(file: str) -> str:
     from training.config import read_yaml
 
     return SWEEP_CONFIG if "grid" in read_yaml(file) else RUN_CONFIG
+
+
+def sweep_or_list(file: str) -> str:
+    """Return which configuration a file of `pipelines.ablate` holds: a sweep, or a list of them."""
+    from training.config import read_yaml
+
+    return EXPERIMENTS_CONFIG if "experiments" in read_yaml(file) else SWEEP_CONFIG
 
 
 def run_stage(

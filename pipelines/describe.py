@@ -92,6 +92,7 @@ def tables() -> str:
 def _classes() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(title, dataclass, its instances by dotted key) in the order in which a run has them."""
     from pipelines.config import RunConfig  # late, so that --help is quick
+    from pipelines.experiments import Entry, ExperimentsConfig
     from pipelines.sweep import SweepConfig
 
     yield "The top level", RunConfig, {}
@@ -104,6 +105,8 @@ def _classes() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         titles = [re.sub(r"^\w+\.", "<stage>.", name) if shared else name for name in sections]
         yield ", ".join(f"`{title}`" for title in dict.fromkeys(titles)), cls, sections
     yield "A sweep file", SweepConfig, {}
+    yield "A list of experiments", ExperimentsConfig, {}
+    yield "An entry of `experiments`", Entry, {}
 
 
 def _sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -159,7 +159,7 @@ def lay_out(config: SweepConfig, file: str | Path) -> Sweep:
     _check_keys(config, file)
     _check_count(config, axes, file)
     settings = _settings(config.settings)
-    shared = load_config(RunConfig, base_file, [_override(k, v) for k, v in settings.items()])
+    shared = load_config(RunConfig, base_file, [override(k, v) for k, v in settings.items()])
     points = [
         _point(dict(zip(axes, labels, strict=True)), axes, config.methods, settings)
         for labels in itertools.product(*(tuple(values) for values in axes.values()))
@@ -167,8 +167,8 @@ def lay_out(config: SweepConfig, file: str | Path) -> Sweep:
     _check_equal(points)
     base = None
     if config.controls:
-        methods = _override("methods", config.controls)
-        base = Point({}, "cells/base", (*(_override(k, v) for k, v in settings.items()), methods))
+        methods = override("methods", config.controls)
+        base = Point({}, "cells/base", (*(override(k, v) for k, v in settings.items()), methods))
     cells = [
         _cell(point, seed, root, base_file)
         for point in ([base] if base else []) + points
@@ -286,7 +286,8 @@ def _settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _override(key: str, value: Any) -> str:
+def override(key: str, value: Any) -> str:
+    """Return `key=value` as a command line has it."""
     return f"{key}={json.dumps(value)}"
 
 
@@ -302,7 +303,7 @@ def _point(
         if "method" in own:
             methods = [own.pop("method")]
         chosen |= own
-    overrides = (*(_override(k, v) for k, v in chosen.items()), _override("methods", methods))
+    overrides = (*(override(k, v) for k, v in chosen.items()), override("methods", methods))
     return Point(labels, f"cells/{point_name(labels)}", overrides)
 
 
@@ -314,7 +315,7 @@ def point_name(values: Mapping[str, Any]) -> str:
 
 def _cell(point: Point, seed: int, root: Path, base_file: Path) -> Cell:
     run_dir = root / point.folder
-    seeds = _override("seeds", [seed])
+    seeds = override("seeds", [seed])
     where = f"run_dir={json.dumps(str(run_dir))}"
     config = load_config(RunConfig, base_file, [*point.overrides, seeds, where])
     stages = plan(config)

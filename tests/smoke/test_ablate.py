@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 from test_stages import CONFIG
 
-from pipelines.cli import SWEEP_CONFIG, run_main, run_or_sweep
+from pipelines.cli import run_main, run_or_sweep, sweep_or_list
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ grid:
 def ablate(*overrides, name="sweep.yaml"):
     main = import_module("pipelines.ablate").main
     flags = {"dry_run": ""}
-    run_main(main, ["--config", name, *overrides], config_class=SWEEP_CONFIG, flags=flags)
+    run_main(main, ["--config", name, *overrides], config_class=sweep_or_list, flags=flags)
 
 
 def failing(capsys, *overrides):
@@ -116,3 +116,56 @@ def test_cells_of_a_part_that_is_trained_later_share_the_compressor(workplace):
         sizes = [json.loads(file.read_text())["n_parameters_acting"] for file in files]
         assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
     assert not list(cells.glob("*/references"))
+
+
+EXPERIMENTS = """
+publish_to: published
+experiments:
+  diverging: {config: sweep.yaml, settings: {run_dir: bad, grid: {finetune.loss.alpha: [1.0e+39]}}}
+  room: {config: base.yaml, settings: {methods: [student]}, publish: [table.csv]}
+  latents:
+    config: sweep.yaml
+    settings: {run_dir: good, controls: [], grid: {compressor.n_latents: [1, 2]}}
+    publish: [sweep.csv]
+"""
+
+
+def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, capsys):
+    (workplace / "list.yaml").write_text(EXPERIMENTS)
+    ablate("--dry-run", name="list.yaml")
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["diverging", "room", "latents"]
+    with pytest.raises(SystemExit):
+        ablate(name="list.yaml")
+    told = capsys.readouterr()
+    assert "1 of 3 experiments did not finish: diverging" in told.err
+    assert (workplace / "published/room/table.csv").read_bytes() == (
+        workplace / "run/comparison/table.csv"
+    ).read_bytes()
+    with (workplace / "published/latents/sweep.csv").open() as table:
+        assert [row["n_latents"] for row in csv.DictReader(table)] == ["1", "2"]
+    assert not (workplace / "published/diverging").exists()
+    ablate("--dry-run", "only=[room, latents]", name="list.yaml")
+    counts = [line.split()[-2:] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert all(stages == done for stages, done in counts)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("config: base.yaml", "config: absent.yaml", "experiments.room.config: expected the YAML"),
+        ("[table.csv]", "[../table.csv]", "experiments.room.publish: expected names of files"),
+        ("methods: [student]", "method: 3", "experiments.room.settings: method: expected one of"),
+        ("room: {config", "room: {configs", "unknown key"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused_before_anything_runs(
+    workplace, capsys, old, new, said
+):
+    (workplace / "wrong.yaml").write_text(EXPERIMENTS.replace(old, new))
+    with pytest.raises(SystemExit) as ended:
+        ablate(name="wrong.yaml")
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.out == ""

@@ -22,6 +22,7 @@ from base.ranges import (
 )
 from pipelines.config import RunConfig
 from pipelines.describe import main as describe_main
+from pipelines.experiments import ExperimentsConfig
 from pipelines.sweep import SweepConfig
 from training.config import ConfigError, load_config, read_yaml, to_yaml
 
@@ -308,6 +309,7 @@ def test_every_number_has_a_range():
     ]
     assert numbers_without_range(RunConfig) == []
     assert numbers_without_range(SweepConfig) == []
+    assert numbers_without_range(ExperimentsConfig) == []
 
 
 @pytest.mark.parametrize(

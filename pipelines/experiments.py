@@ -1,0 +1,205 @@
+"""A list of experiments, runs and sweeps one after the other, and where tables are published.
+
+    publish_to: docs/results
+    experiments:
+      darkroom:
+        config: configs/darkroom.yaml
+        settings: {seeds: [0, 1, 2, 3, 4]}
+        publish: [table.csv, learning_curves.png]
+
+Each entry is a run or a sweep, by what its file is; what is done is skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from base.errors import UserError
+from base.ranges import Between, Distinct, PathText
+from pipelines.cli import SWEEP_CONFIG, run_or_sweep
+from pipelines.config import RunConfig
+from pipelines.plan import PlannedStage, plan
+from pipelines.store import StageStore
+from pipelines.sweep import SweepConfig, lay_out, override
+from training.config import COMMAND_LINE, ConfigError, config_of, load_config
+from training.locks import lock_scope
+
+
+class ExperimentsError(UserError):
+    """A list of experiments that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment.
+
+    Attributes:
+        config: YAML of a run or of a sweep; a path from here, or relative to the list.
+        settings: Keys of that file that are otherwise here, dotted ones for those of sections.
+        publish: Files of its comparison (a sweep's: its report) that are published.
+    """
+
+    config: Annotated[str, PathText()] = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    publish: Annotated[list[Annotated[str, PathText()]], Distinct()] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ExperimentsConfig:
+    """What a list of experiments holds.
+
+    Attributes:
+        experiments: The entries by name, in the order in which they run.
+        publish_to: Folder that published files are copied to, in one of the entry's name each;
+            empty: nothing is published.
+        only: Names of the entries to run, and all where there are none.
+        n_workers: Processes at once in every entry; 0 leaves it to each.
+    """
+
+    experiments: dict[str, Any] = field(default_factory=dict)
+    publish_to: Annotated[str, PathText()] = ""
+    only: Annotated[list[str], Distinct()] = field(default_factory=list)
+    n_workers: Annotated[int, Between(0, 1024)] = 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An entry, its configuration read.
+
+    Attributes:
+        name: Of the entry.
+        file: Its YAML.
+        config: What that holds, with the entry's settings.
+        publish: Names of the files that are published.
+    """
+
+    name: str
+    file: str
+    config: RunConfig | SweepConfig
+    publish: tuple[str, ...]
+
+    def folder(self) -> Path:
+        """Where its tables and figures are."""
+        if isinstance(self.config, SweepConfig):
+            return lay_out(self.config, self.file).root / "report"
+        return Path(self.config.run_dir) / "comparison"
+
+    def stages(self) -> Iterator[tuple[PlannedStage, StageStore]]:
+        """Every stage it is made of, and where to ask whether it is done."""
+        if isinstance(self.config, SweepConfig):
+            sweep = lay_out(self.config, self.file)
+            store = StageStore(sweep.config.store, [*sweep.config.reuse, sweep.base_config.run_dir])
+            found = {stage.inputs: stage for cell in sweep.cells for stage in cell.stages}
+        else:
+            store = StageStore(self.config.run_dir, [self.config.run_dir])
+            found = {stage.name: stage for stage in plan(self.config)}
+        yield from ((stage, store) for stage in found.values())
+
+    def run(self) -> None:
+        """Run what is not done of it."""
+        with lock_scope():
+            if isinstance(self.config, SweepConfig):
+                from pipelines import ablate  # late: ablate hands lists of experiments to here
+
+                ablate.main(self.config, self.file)
+            else:
+                from pipelines import run
+
+                run.main(self.config)
+
+
+def read(config: ExperimentsConfig, file: str) -> list[Experiment]:
+    """Every experiment of a list that is to run.
+
+    Raises:
+        UserError: An entry, its file or its settings are not usable; nothing has been run.
+    """
+    if not config.experiments:
+        raise ExperimentsError(f"{file}: experiments is empty; name at least one run or sweep.")
+    if unknown := [name for name in config.only if name not in config.experiments]:
+        raise ExperimentsError(
+            f"{file}: only names {unknown[0]!r}; there are {', '.join(config.experiments)}."
+        )
+    names = config.only or list(config.experiments)
+    return [_read(name, config, Path(file)) for name in names]
+
+
+def _read(name: str, config: ExperimentsConfig, file: Path) -> Experiment:
+    where = f"{file}: experiments.{name}"
+    entry = config_of(Entry, config.experiments[name], where)
+    candidates = [Path(entry.config), file.parent / entry.config]
+    found = next((path for path in candidates if entry.config and path.is_file()), None)
+    if found is None:
+        raise ExperimentsError(
+            f"{where}.config: expected the YAML of a run or a sweep, got "
+            f"{entry.config!r}; give a path from here."
+        )
+    if outside := [p for p in entry.publish if Path(p).name != p]:
+        raise ExperimentsError(f"{where}.publish: expected names of files, got {outside[0]!r}.")
+    settings = dict(entry.settings)
+    if config.n_workers:
+        settings["n_workers"] = config.n_workers
+    overrides = [override(key, value) for key, value in settings.items()]
+    kind = SweepConfig if run_or_sweep(str(found)) == SWEEP_CONFIG else RunConfig
+    try:
+        own = load_config(kind, found, overrides)
+    except ConfigError as error:  # overrides are those of a command line elsewhere
+        raise ExperimentsError(str(error).replace(COMMAND_LINE, f"{where}.settings", 1)) from None
+    return Experiment(name, str(found), own, tuple(entry.publish))
+
+
+def run_all(config: ExperimentsConfig, file: str, *, dry_run: bool = False) -> None:
+    """Run a list of experiments, those after one that failed too, and publish their files.
+
+    Raises:
+        UserError: The list is not usable, or experiments failed; their names and causes.
+    """
+    experiments = read(config, file)
+    console = Console(highlight=False, markup=False)
+    if dry_run:
+        console.print(_overview(experiments))
+        return
+    failed: dict[str, str] = {}
+    for experiment in experiments:
+        console.rule(experiment.name)
+        try:
+            experiment.run()
+            publish(experiment, config.publish_to)
+        except UserError as error:
+            console.print(f"{experiment.name}: {error}")
+            failed[experiment.name] = str(error)
+    if failed:
+        raise ExperimentsError(
+            f"{len(failed)} of {len(experiments)} experiments did not finish: {', '.join(failed)}; "
+            "their causes stand above, the same command runs what is missing."
+        )
+
+
+def publish(experiment: Experiment, folder: str) -> None:
+    """Copy an experiment's published files into a folder of its name."""
+    if not folder or not experiment.publish:
+        return
+    source, target = experiment.folder(), Path(folder) / experiment.name
+    if missing := [name for name in experiment.publish if not (source / name).is_file()]:
+        raise ExperimentsError(
+            f"experiments.{experiment.name}.publish: {source} has no {', '.join(missing)}."
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    for name in experiment.publish:
+        shutil.copyfile(source / name, target / name)
+
+
+def _overview(experiments: list[Experiment]) -> Table:
+    table = Table("experiment", "of", "stages", "done", box=None, pad_edge=False)
+    for experiment in experiments:
+        stages = list(experiment.stages())
+        done = sum(store.done(stage) for stage, store in stages)
+        table.add_row(experiment.name, experiment.file, str(len(stages)), str(done))
+    return table
