@@ -25,10 +25,17 @@ from histories.schema import check_history
 from histories.sources import SourceJob
 from histories.triples import build_triples
 from nets.regions import Steps
-from pipelines.cli import SWEEP_CONFIG, run_or_sweep, stage_parser
+from pipelines.cli import (
+    EXPERIMENTS_CONFIG,
+    SWEEP_CONFIG,
+    run_or_sweep,
+    stage_parser,
+    sweep_or_list,
+)
 from pipelines.common import Run, check_models, open_tasks
 from pipelines.config import RunConfig
 from pipelines.demo import parser as demo_parser
+from pipelines.experiments import ExperimentsConfig, read
 from pipelines.models import build_model
 from pipelines.sweep import SweepConfig, lay_out
 from tasks.family import TaskFamily, load_family
@@ -173,6 +180,10 @@ def test_command_parses(command: str, there: Path):
     stage = stage_parser(given.training_script, None, flags).parse_intermixed_args(
         given.training_script_args
     )
+    if sweep_or_list(stage.config) == EXPERIMENTS_CONFIG:
+        assert given.training_script == "pipelines.ablate"
+        read(load_config(ExperimentsConfig, stage.config, stage.overrides), stage.config)
+        return
     if run_or_sweep(stage.config) == SWEEP_CONFIG:
         assert given.training_script in ("pipelines.ablate", "pipelines.compare")
         lay_out(load_config(SweepConfig, stage.config, stage.overrides), stage.config)
