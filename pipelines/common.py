@@ -20,6 +20,7 @@ from ad.model import InContextModel
 from base.errors import UserError
 from base.files import remove_temporaries
 from base.seeding import derive
+from histories.collection import HISTORIES_NAME
 from histories.schema import field_dtypes, field_shapes
 from histories.triples import RegionTable
 from nets.regions import Regions
@@ -161,6 +162,21 @@ def open_tasks(config: RunConfig) -> tuple[TaskFamily, Split]:
     field_spec(family.action_space, f"{type(family).__name__}.action_space:")
     check_family(family)
     return family, make_split(family.tasks(), **split_settings(config))
+
+
+def histories_file(config: RunConfig) -> Path:
+    """Return the file of histories that a configuration names, else its run's own.
+
+    Raises:
+        StageError: There is neither.
+    """
+    path = Path(config.histories or Path(config.run_dir) / "collect" / HISTORIES_NAME)
+    if not (config.histories or config.run_dir) or not path.is_file():
+        raise StageError(
+            f"{path} is no file; give histories=data/mine.h5, or the run_dir of a run whose "
+            "pipelines.collect is done."
+        )
+    return path
 
 
 def split_settings(config: RunConfig) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from compression.compressor import CompressorConfig
 from compression.memory import MEMORIES, MemoryConfig, memory_class
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
+from histories.completion import ImportConfig
+from histories.exports import ExportConfig
 from pipelines.methods import TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
@@ -187,6 +189,8 @@ class RunConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
+    import_histories: ImportConfig = field(default_factory=ImportConfig)
+    export_histories: ExportConfig = field(default_factory=ExportConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
@@ -303,6 +307,8 @@ RUN_INDEPENDENT = (
     "threads",
     "trackers",
     "collect.n_workers",
+    "import_histories",
+    "export_histories",
     "evaluate",
     "compare",
     "probe",

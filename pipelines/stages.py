@@ -142,7 +142,10 @@ def evaluated(method: str) -> tuple[str, ...]:
 def _histories(config: RunConfig) -> str:
     """Content of existing histories, empty where they are collected."""
     if config.histories and not Path(config.histories).is_file():
-        raise StageError(f"histories={config.histories} is no file; give a path to a histories.h5.")
+        raise StageError(
+            f"histories={config.histories} is no file; give a path to a histories.h5, or make it "
+            "with pipelines.import_histories."
+        )
     return content_hash(config.histories) if config.histories else ""
 
 

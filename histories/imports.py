@@ -1,0 +1,160 @@
+"""Importing: a foreign file becomes a `histories.h5`, its tasks the family's, or is refused.
+
+Formats are in foreign.py, what is filled in in completion.py.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from base.hashes import config_hash, content_hash
+from histories.completion import Completion, ImportConfig
+from histories.foreign import ImportHistoriesError, reader_of
+from histories.regions import MarkerRule
+from histories.store import HistoryFileError, assemble, open_histories, write_part
+from histories.task_names import TaskNames
+from tasks.family import TaskFamily
+from tasks.splits import SPLIT_PARTS, Split
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import left behind.
+
+    Attributes:
+        path: The file.
+        n_tasks: Tasks in it.
+        n_streams: Streams in it.
+        n_transitions: Of all streams together.
+        told: What was filled in, or not checked: a line each.
+        made: False where the file was there from equal inputs.
+    """
+
+    path: Path
+    n_tasks: int = 0
+    n_streams: int = 0
+    n_transitions: int = 0
+    told: tuple[str, ...] = ()
+    made: bool = True
+
+
+def import_histories(
+    path: Path,
+    family: TaskFamily,
+    split: Split,
+    rule: MarkerRule,
+    config: ImportConfig,
+    family_settings: Mapping[str, Any],
+) -> ImportSummary:
+    """Write the histories of a foreign file, understood as those of a family's tasks.
+
+    Args:
+        path: To write; whole or absent.
+        family: Its tasks.
+        split: All of its tasks must be among them.
+        rule: By which regions end.
+        config: Source, format, and what the user states of it.
+        family_settings: JSON values written to the file.
+
+    Returns:
+        A summary; a file made before from equal inputs is left as it is.
+
+    Raises:
+        ImportHistoriesError: The source is not what the settings say, lacks tasks, or leaves
+            uncertain what a history needs; or another file lies at `path`.
+    """
+    source = Path(config.source).expanduser()
+    if not config.source or not source.exists():
+        raise ImportHistoriesError(
+            f"import_histories.source is {config.source!r}, which does not exist; name the file or "
+            "folder to import"
+        )
+    made_from = {
+        "family": dict(family_settings),
+        "split": split.identity,
+        "rule": asdict(rule),
+        "config": config,
+        "source": content_hash(source),
+    }
+    fingerprint = config_hash(made_from)
+    if path.exists():
+        return _found(path, fingerprint)
+    names = TaskNames(family.tasks(), config.tasks, config.mapping)
+    completion = Completion(family, rule, config)
+    parts: dict[int, list[Path]] = {}
+    groups: dict[int, str] = {}
+    n_streams = n_transitions = n_left_out = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        for number, group in enumerate(reader_of(config.format)(source)):
+            task = names.task_of(group)
+            if task is None:
+                n_left_out += 1
+                continue
+            if groups.setdefault(task.index, group.name) != group.name:
+                raise ImportHistoriesError(
+                    f"groups {groups[task.index]} and {group.name} are both task {task.name}; a "
+                    "task has one group, so state import_histories.mapping"
+                )
+            history = completion.history(group, task)
+            part = Path(folder) / f"{number:06d}.h5"
+            write_part(part, history, fingerprint)
+            parts.setdefault(task.index, []).append(part)
+            n_streams += history.n_streams
+            n_transitions += history.rewards.size
+        _check_tasks(family, split, parts, source)
+        told = [f"{text} ({n} groups)" for text, n in completion.told.items()]
+        if n_left_out:
+            told.append(f"left out, not in import_histories.mapping ({n_left_out} groups)")
+        tasks = family.tasks()
+        assemble(
+            path,
+            parts,
+            tasks,
+            family_name=family.name,
+            observation_space=family.observation_space,
+            action_space=family.action_space,
+            split=split,
+            settings={
+                "marker_rule": rule.name,
+                "region_len": rule.region_len,
+                "episodes_per_region": rule.episodes_per_region,
+                "family": dict(family_settings),
+                "imported": {
+                    "source": source.name,
+                    "format": config.format,
+                    "told": told,
+                    "fingerprint": fingerprint,
+                },
+            },
+            references={
+                index: (family.random_return(tasks[index]), family.optimal_return(tasks[index]))
+                for index in parts
+            },
+        )
+    return ImportSummary(path, len(parts), n_streams, n_transitions, tuple(told))
+
+
+def _found(path: Path, fingerprint: str) -> ImportSummary:
+    """What is said of a file that is there already."""
+    with suppress(HistoryFileError, AttributeError), open_histories(path) as reader:
+        if reader.settings.get("imported", {}).get("fingerprint") == fingerprint:
+            return ImportSummary(path, made=False)
+    raise ImportHistoriesError(
+        f"{path} exists and was made otherwise; delete it, or let histories name another file"
+    )
+
+
+def _check_tasks(
+    family: TaskFamily, split: Split, parts: Mapping[int, list[Path]], source: Path
+) -> None:
+    wanted = [index for part in SPLIT_PARTS for index in getattr(split, part)]
+    missing = [family.tasks()[index].name for index in wanted if index not in parts]
+    if missing:
+        raise ImportHistoriesError(
+            f"{source} lacks {len(missing)} of the {len(wanted)} tasks of the split, first "
+            f"{missing[0]}; every task needs a history: give a family of the tasks there are"
+        )
