@@ -14,7 +14,7 @@ from ad.model import InContextModel
 from ad.objectives import masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
-from base.ranges import AtLeast, Distinct, PlainName
+from base.ranges import AtLeast, Between, Distinct, PlainName
 from base.seeding import derive
 from tasks.family import FamilyError, Task, TaskFamily, expert_of
 
@@ -37,6 +37,10 @@ class EvaluateConfig:
         recall_regions: Numbers k of recorded regions after which the context is frozen and the
             return of an episode measured; 0 is an empty context, an empty list measures none.
         recall_temperature: Of the actions sampled there; 0 takes the most likely one.
+        prompt_skills: Skills of demonstrations after which acting is measured besides: the share of
+            the expert's actions in them, the others being random; an empty list measures none.
+        prompt_regions: Regions of a demonstration.
+        prompt_episodes: Episodes after it; the last quarter counts as final.
         n_shown: Latents of a region that are shown, the first of nested ones; 0 for all.
         number: Format that plain latents are rounded to: `bf16` or `int8`; empty for none.
         name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
@@ -56,6 +60,11 @@ class EvaluateConfig:
         default_factory=list
     )
     recall_temperature: Annotated[float, AtLeast(0)] = 0.0
+    prompt_skills: Annotated[list[Annotated[float, Between(0, 1)]], Distinct()] = field(
+        default_factory=list
+    )
+    prompt_regions: Annotated[int, AtLeast(1)] = 1
+    prompt_episodes: Annotated[int, AtLeast(1)] = 20
     n_shown: Annotated[int, AtLeast(0)] = 0
     number: Literal["", "bf16", "int8"] = ""
     name: Annotated[str, PlainName()] = ""

@@ -163,6 +163,12 @@ class ContextPolicy:
         self._write("actions", actions)
         return actions.cpu().numpy()
 
+    def act_as(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Go one step on with the actions (n, ...) of somebody else, and return them."""
+        self.parameters(observations)
+        self._write("actions", torch.from_numpy(np.asarray(actions)).to(self.device))
+        return actions
+
     @torch.inference_mode()
     def observe(
         self,

@@ -8,13 +8,13 @@ or, for compressors with `tokens = "raw"`, fixed raw features. A bottleneck afte
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
 from compression.latents import Latents
 
@@ -160,14 +160,11 @@ def import_class(key: str, kind: str, kinds: dict[str, str], base: type) -> type
     Raises:
         CompressorError: If there is no such class.
     """
-    path = kinds.get(kind, kind)
-    module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = import_object(kinds.get(kind, kind))
+    except ImportPathError as error:
         raise CompressorError(
-            f"{key} {kind!r} is neither one of {', '.join(kinds)} nor an import path "
-            f"module:Class that can be imported ({error})."
+            f"{key} {kind!r} is neither one of {', '.join(kinds)} nor an import path: {error}."
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise CompressorError(f"{key} {kind!r} names no subclass of {base.__name__}.")

@@ -18,18 +18,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ad.evaluate import Evaluation, evaluate_policy, normalized, offline_metrics
+from ad.evaluate import evaluate_policy, normalized, offline_metrics
 from ad.model import InContextModel
 from ad.policy import ContextPolicy, Policy
-from ad.recall import recorded_regions
 from base.files import write_json, write_npy
 from base.hashes import config_hash
 from base.seeding import derive
 from pipelines.common import Run, open_run, source
 from pipelines.config import RunConfig
+from pipelines.given_contexts import GIVEN_FACTS, given_contexts
 from pipelines.methods import METHODS, Method
 from pipelines.models import load_model, load_teacher, policy_of
 from pipelines.stages import STAGES, chain, evaluated
@@ -50,7 +49,6 @@ CONTEXT_FACTS = (
     "context_bytes",
     "n_parameters_acting",
 )
-RECALL_FACTS = ("recall", "recall_return", "recall_accuracy")
 
 
 def main(config: RunConfig) -> None:
@@ -85,45 +83,6 @@ def main(config: RunConfig) -> None:
         _evaluate(run, METHODS[name], model, own, out)
         seconds = time.perf_counter() - started
         mark_done(out, "evaluate", inputs, results=STAGES["evaluate"].results, seconds=seconds)
-
-
-def _recall(
-    run: Run, method: Method, model: Any, tasks: Sequence[Task]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Freeze the context after recorded regions of these tasks, and act for one episode.
-
-    Returns:
-        (tasks, seeds, k asked for) normalised returns, and what metrics.json says of them.
-    """
-    settings, family = run.config.evaluate, run.family
-    regions = recorded_regions(
-        run.table(settings.part),
-        tasks,
-        n_regions=max(settings.recall_regions),
-        n_streams=settings.n_seeds,
-        seed=settings.seed,
-        device=run.accelerator.device,
-    )
-
-    def after(k: int) -> Evaluation:
-        def made(streams: Sequence[Task]) -> Policy:
-            more: Any = {"control": method.control, "tasks": streams, "context": regions[:k]}
-            return policy_of(model, run, settings.recall_temperature, **more)
-
-        counts = {"n_seeds": settings.n_seeds, "n_episodes": 1, "final_episodes": 1}
-        return evaluate_policy(made, family, tasks, **counts, seed=settings.seed)
-
-    results = [after(k) for k in settings.recall_regions]
-    returns = np.concatenate([normalized(r.returns, family, tasks) for r in results], axis=-1)
-    every = [
-        {"region": k, "return": float(mean), "accuracy": result.action_accuracy_optimal}
-        for k, mean, result in zip(
-            settings.recall_regions, returns.mean((0, 1)), results, strict=True
-        )
-    ]
-    longest = max(every, key=lambda entry: entry["region"])
-    of_longest = {f"recall_{key}": longest[key] for key in ("return", "accuracy")}
-    return returns.astype(np.float32), {"recall": every, **of_longest}
 
 
 def _policy(run: Run, method: Method, model: Any, tasks: Sequence[Task]) -> Policy:
@@ -194,10 +153,12 @@ def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], ou
         final_episodes=settings.final_episodes,
         seed=settings.seed,
     )
-    recall: dict[str, Any] = dict.fromkeys(RECALL_FACTS)
-    if settings.recall_regions and method.act is None:
-        recalled, recall = _recall(run, method, model, tasks)
-        write_npy(out / "recall.npy", recalled)
+    given: dict[str, Any] = dict.fromkeys(GIVEN_FACTS)
+    if method.act is None:
+        arrays, facts_of_given = given_contexts(run, method, model, tasks)
+        given |= facts_of_given
+        for name, array in arrays.items():
+            write_npy(out / f"{name}.npy", array)
     final = normalized(result.returns, run.family, tasks)[..., -settings.final_episodes :].mean()
     write_npy(out / "eval_result.npy", result.returns)
     write_npy(out / "episode_starts.npy", result.starts)
@@ -211,7 +172,7 @@ def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], ou
             "normalized_final": float(final),
             "ms_per_action": result.ms_per_action,
             "action_accuracy_optimal": result.action_accuracy_optimal,
-            **recall,
+            **given,
             **facts,
         },
     )

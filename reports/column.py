@@ -63,10 +63,10 @@ def number(value: float, decimals: int) -> str:
     return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
 
 
-def seed_values(seeds: Sequence[int], values: Sequence[float], decimals: int = 3) -> str:
-    """Values by training seed in one cell: "0: 0.971, 1: 0.962"."""
-    pairs = zip(seeds, values, strict=True)
-    return ", ".join(f"{seed}: {number(value, decimals)}" for seed, value in pairs)
+def by_key(keys: Sequence[float], values: Sequence[float], decimals: int = 3) -> str:
+    """Values by training seed, or another number, in one cell: "0: 0.971, 1: 0.962"."""
+    pairs = zip(keys, values, strict=True)
+    return ", ".join(f"{key:g}: {number(value, decimals)}" for key, value in pairs)
 
 
 @dataclass(frozen=True)

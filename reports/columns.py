@@ -5,6 +5,8 @@ the list in docs/reports.md (`reports.column_list`) are made from these records.
 add a record here; what it measures stands in `reports.measures`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from reports import measures, statistics
@@ -18,18 +20,16 @@ from reports.column import (
     Column,
     Compared,
     at_border,
+    by_key,
     copied,
     normalized,
-    seed_values,
 )
 from reports.measures import FIRST_EPISODES
 
 
 def _mean_by_seed(row: Compared) -> str | None:
     method = row.method
-    return (
-        None if method.record.is_rollout else seed_values(method.seeds, method.seed_scores.tolist())
-    )
+    return None if method.record.is_rollout else by_key(method.seeds, method.seed_scores.tolist())
 
 
 def _raw_final(row: Compared) -> float:
@@ -49,7 +49,20 @@ def _recall_by_regions(row: Compared) -> str | None:
     accuracies = [[entry["accuracy"] for entry in recall] for recall in every]
     if any(accuracy is None for recall in accuracies for accuracy in recall):
         return None
-    return seed_values(asked[0], np.mean(accuracies, axis=0).tolist())
+    return by_key(asked[0], np.mean(accuracies, axis=0).tolist())
+
+
+def _prompted(name: str) -> Callable[[Compared], str | None]:
+    def by_skill(row: Compared) -> str | None:
+        every = [result.metrics.get("prompted") or [] for result in row.method.results]
+        skills = [[entry["skill"] for entry in entries] for entries in every]
+        values = [[entry[name] for entry in entries] for entries in every]
+        unequal = any(asked != skills[0] for asked in skills)
+        if not skills[0] or unequal or any(value is None for line in values for value in line):
+            return None
+        return by_key(skills[0], np.mean(values, axis=0).tolist())
+
+    return by_skill
 
 
 INTERVAL_MEANING = (
@@ -162,7 +175,7 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "gap_by_seed",
         "Gap rec. by seed",
         "gap recovered of each of these training seeds",
-        normalized(lambda row: seed_values(list(row.gap.by_seed), list(row.gap.by_seed.values()))),
+        normalized(lambda row: by_key(list(row.gap.by_seed), list(row.gap.by_seed.values()))),
         (STATISTICS,),
     ),
     Column(
@@ -359,6 +372,20 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "recall accuracy after each number of recorded regions asked for, mean over training seeds",
         _recall_by_regions,
         (DETAILS,),
+    ),
+    *(
+        Column(
+            f"prompted_{name}",
+            f"Prompted, {title}",
+            f"mean normalised return {meaning}, by the demonstration's skill",
+            _prompted(name),
+            (DETAILS,),
+        )
+        for name, title, meaning in (
+            ("demonstrated", "shown", "of the demonstration itself"),
+            ("first", "first", "in the agent's own first region after it"),
+            ("final", "final", "in the last quarter of the episodes after it"),
+        )
     ),
     copied(
         "teacher_kl",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from reports import statistics
-from reports.column import Column, seed_values
+from reports.column import Column, by_key
 from reports.records import STUDENT, TEACHER
 from reports.rows import Row, make_row
 from reports.scores import MethodScores
@@ -73,7 +73,7 @@ COLUMNS: tuple[Column[Pair], ...] = (
         "difference_by_seed",
         "By seed",
         "mean difference of each training seed",
-        lambda pair: seed_values(pair.seeds, pair.by_seed.tolist()),
+        lambda pair: by_key(pair.seeds, pair.by_seed.tolist()),
     ),
     Column(
         "probability_of_improvement",

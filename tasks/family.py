@@ -3,7 +3,6 @@
 The environments themselves live beside this module, one file per family.
 """
 
-import importlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from base.errors import UserError
+from base.imports import ImportPathError, import_object
 
 FAMILIES = (
     "tasks.darkroom:DarkRoomFamily",
@@ -231,19 +231,9 @@ _MEMBERS = (
 
 
 def _import_class(target: str) -> Any:
-    module_name, separator, class_name = target.partition(":")
-    if not (separator and module_name and class_name):
-        raise FamilyError(
-            f"family must be an import path 'module:Class' such as "
-            f"'tasks.darkroom:DarkRoomFamily', got {target!r}"
-        )
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
+        return import_object(target)
+    except ImportPathError as error:
         raise FamilyError(
-            f"family {target!r}: module {module_name!r} cannot be imported ({error}); "
-            "is its folder on PYTHONPATH?"
+            f"family.target must be an import path such as 'tasks.darkroom:DarkRoomFamily': {error}"
         ) from error
-    if not hasattr(module, class_name):
-        raise FamilyError(f"family {target!r}: module {module_name!r} has no class {class_name!r}")
-    return getattr(module, class_name)

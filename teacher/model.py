@@ -10,7 +10,6 @@ others.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -30,6 +29,7 @@ from ad.model import (
 )
 from ad.objectives import auxiliary_loss, masked_mean
 from base.errors import UserError
+from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
@@ -277,14 +277,10 @@ def teacher_class(target: str) -> type[InContextModel]:
     Raises:
         TeacherError: There is none, or it is no in-context model.
     """
-    module, _, name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TeacherError(
-            f"teacher.target {target!r} is no import path module:Class that can be imported "
-            f"({error})."
-        ) from error
+        found = import_object(target)
+    except ImportPathError as error:
+        raise TeacherError(f"teacher.target must be an import path: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, InContextModel)):
         raise TeacherError(f"teacher.target {target!r} names no subclass of InContextModel.")
     return found

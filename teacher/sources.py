@@ -1,11 +1,11 @@
 """All sources of histories by style, one record each; others are named by import path."""
 
-import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from base.imports import ImportPathError, import_object
 from histories.sources import Source, SourceError
 
 
@@ -98,15 +98,10 @@ def _check_arguments(style: str, function: Any, settings: Mapping[str, Any]) -> 
 
 
 def _imported(target: str) -> Any:
-    module, colon, name = target.partition(":")
-    if not (module and colon and name):
-        raise SourceError(
-            f"no source for style {target!r}; known: {', '.join(SOURCES)}, or an import path "
-            "module:function"
-        )
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        return import_object(target)
+    except ImportPathError as error:
         raise SourceError(
-            f"style {target!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+            f"no source for style {target!r}; known: {', '.join(SOURCES)}, or an import path: "
+            f"{error}"
         ) from error

@@ -216,11 +216,12 @@ def test_a_second_evaluation_stands_beside_the_first(finished, config):
     assert written(finished / "seed_0/evaluate") == before
 
 
-def test_recall_is_measured_under_recorded_contexts(finished, config, capsys):
+def test_recorded_and_demonstrated_contexts_are_given(finished, config, capsys):
     at = (f"run_dir={finished}", "evaluate.name=recall")
-    asked = "evaluate.recall_regions=[2,0]"
+    asked = ("evaluate.recall_regions=[2,0]", "evaluate.prompt_skills=[0.25,1]")
+    more = "evaluate.prompt_episodes=3"
     for method in ("student", "teacher", "sliding_window", "random"):
-        stage("evaluate", config, *at, asked, f"method={method}")
+        stage("evaluate", config, *at, *asked, more, f"method={method}")
     for name in ("student", "teacher", "sliding_window", *CONTROLS):
         folder = finished / "seed_0/evaluate_recall" / name
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -232,6 +233,9 @@ def test_recall_is_measured_under_recorded_contexts(finished, config, capsys):
             assert 0 <= entry["accuracy"] <= 1
         for key in ("return", "accuracy"):
             assert metrics[f"recall_{key}"] == metrics["recall"][0][key]
+        assert [entry["skill"] for entry in metrics["prompted"]] == [0.25, 1]
+        assert metrics["prompted"][1]["demonstrated"] == pytest.approx(1)
+        assert len(np.load(folder / "prompted.npy")) == 2
     own, kept = (
         np.load(finished / "seed_0/evaluate_recall" / name / "recall.npy")
         for name in ("student", "student_no_context")

@@ -216,7 +216,7 @@ def test_a_width_that_heads_do_not_divide_is_refused():
     [
         ("querypooling", "neither one of query_pooling, .* nor an import path"),
         ("no_such_module:Thing", "no_such_module"),
-        ("fixtures:Missing", "has no attribute 'Missing'"),
+        ("fixtures:Missing", "has no 'Missing'"),
         ("fixtures:NotACompressor", "no subclass of Compressor"),
     ],
 )

@@ -199,7 +199,7 @@ def test_a_source_of_a_users_own_is_named_by_import_path():
     [
         ("pppo", {}, "known: ppo, ppo_batched, noise_expert"),
         ("nowhere:source", {}, "PYTHONPATH"),
-        ("test_sources:absent", {}, "cannot be imported"),
+        ("test_sources:absent", {}, "has no .absent"),
         ("ppo", {"random": {}}, "no style of this collection"),
         ("ppo", {"ppo": {"learning_rate": 1}}, "its section 'source'"),
         ("ucb", {"ucb": {"explorations": 1}}, "unexpected keyword argument 'explorations'"),

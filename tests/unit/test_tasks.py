@@ -202,7 +202,7 @@ def test_gymnasium_family_of_a_library_environment():
     [
         ("tasks.darkroom", {}, "import path"),
         ("tasks.nowhere:Family", {}, "cannot be imported"),
-        ("tasks.darkroom:Nothing", {}, "no class"),
+        ("tasks.darkroom:Nothing", {}, "has no"),
         ("tasks.darkroom:DarkRoomFamily", {"sise": 9}, "sise"),
         ("tasks.darkroom:DarkRoomFamily", {"size": 0}, "at least 1"),
         ("tasks.darkroom:DarkRoomFamily", {"start": [9, 0]}, "within 0..8"),
