@@ -32,7 +32,7 @@ from pipelines.sizes import LARGE_MODEL, check_sizes, least_parameters
 from pipelines.stages import STAGES, Inputs, StageError, before
 from tasks.family import Task, TaskFamily, load_family
 from tasks.family_check import check_family
-from tasks.splits import Split, make_split
+from tasks.splits import Split, few_tasks, make_split
 from training.locks import take_lock
 from training.run_dir import check_files, claim_run_dir, read_meta, stage_done
 
@@ -214,6 +214,8 @@ def open_run(config: RunConfig, stage: str) -> Run:
     n = accelerator.num_processes
     processes = f"{n} process{'es' if n > 1 else ''}"
     run.say(f"{stage}: {processes} on {accelerator.device}, {config.run_dir}")
+    if stage in ("run", "collect") and (told := few_tasks(split)):
+        run.say(f"warning: {told}")
     return run
 
 

@@ -1,22 +1,91 @@
-"""One look at a family before any work: does it keep what `TaskFamily` promises?
+"""Does a family keep what `TaskFamily` promises? The first breach raises, or all are collected.
 
-Plays a few of its tasks for at most `MOST_STEPS` steps. What takes longer to show is noticed where
-it happens: an endless episode by whoever plays it, a reward that is no number likewise.
+`check_family` is one look before any work: it plays a few of the tasks for at most `MOST_STEPS`
+steps. What takes longer to show is noticed where it happens: an endless episode by whoever plays
+it, a reward that is no number likewise. `tasks.family_findings` looks longer, with the same checks.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from base.errors import UserError
 from tasks.family import FamilyError, Task, TaskFamily
 
 MOST_STEPS = 200
 MOST_TASKS = 10**6
 N_PLAYED = 3
+SEE = "; see TaskFamily in tasks/family.py for what is expected."
+Status = Literal["ok", "warning", "failure"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: `ok`, `warning` or `failure`.
+        subject: What was looked at, a word or two.
+        text: What was found.
+    """
+
+    status: Status
+    subject: str
+    text: str
+
+
+@dataclass
+class Findings:
+    """What was found of a family, in the order in which it was looked at.
+
+    Attributes:
+        raises: Whether a failure is raised rather than kept.
+        tell: Called with every finding at once.
+        found: All of them; of one subject the first failure alone.
+    """
+
+    raises: bool = False
+    tell: Callable[[Finding], None] = lambda finding: None
+    found: list[Finding] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def of(self, subject: str) -> Iterator[None]:
+        """Take what a check raises as a failure of its subject; what follows goes on."""
+        try:
+            yield
+        except UserError as error:
+            if self.raises:
+                raise
+            text = str(error).removesuffix(SEE).removesuffix(".")
+            if text.startswith("family ") and ": " in text:
+                text = text.partition(": ")[2]
+            self._add("failure", subject, text)
+
+    def ok(self, subject: str, text: str) -> None:
+        """Keep that a subject is as it should be, unless it has failed."""
+        self._add("ok", subject, text)
+
+    def warn(self, subject: str, text: str) -> None:
+        """Keep what may be meant, but probably is not."""
+        self._add("warning", subject, text)
+
+    def failed(self, *subjects: str) -> bool:
+        """Whether one of the subjects, or without any whatever was looked at, has failed."""
+        return any(
+            finding.status == "failure" and (not subjects or finding.subject in subjects)
+            for finding in self.found
+        )
+
+    def _add(self, status: Status, subject: str, text: str) -> None:
+        if not self.failed(subject):
+            self.found.append(Finding(status, subject, text))
+            self.tell(self.found[-1])
 
 
 def check_family(family: TaskFamily) -> None:
@@ -25,26 +94,32 @@ def check_family(family: TaskFamily) -> None:
     Raises:
         FamilyError: Naming class and member, what was expected and what came.
     """
-    checked = _Checked(family)
+    checked = Contract(family, Findings(raises=True))
     checked.facts()
     tasks = checked.tasks()
-    some = [tasks[i] for i in sorted({0, len(tasks) // 2, len(tasks) - 1})][:N_PLAYED]
+    some = some_of(tasks, N_PLAYED)
     checked.references(some)
     checked.play(some)
 
 
-class _Checked:
+def some_of(tasks: Sequence[Task], n: int) -> list[Task]:
+    """At most n of the tasks, evenly spread, the first and the last among them."""
+    return [tasks[i] for i in sorted(set(np.linspace(0, len(tasks) - 1, n).astype(int).tolist()))]
+
+
+class Contract:
     """A family whose members are called one after the other; a failure names the member."""
 
-    def __init__(self, family: TaskFamily) -> None:
-        self.family = family
+    def __init__(self, family: TaskFamily, findings: Findings) -> None:
+        """Check nothing yet; failures go to `findings`, which keeps or raises them."""
+        self.family, self.findings, self.of = family, findings, findings.of
 
     def fail(self, member: str, expected: str, got: Any) -> FamilyError:
+        """What is raised of a member that is not as expected."""
         shown = " ".join(repr(got).split())
         shown = shown if len(shown) < 80 else type(got).__name__
         return FamilyError(
-            f"family {type(self.family).__name__}: {member} must be {expected}, got {shown}; see "
-            "TaskFamily in tasks/family.py for what is expected."
+            f"family {type(self.family).__name__}: {member} must be {expected}, got {shown}{SEE}"
         )
 
     def call(self, member: str, *arguments: Any) -> Any:
@@ -64,13 +139,23 @@ class _Checked:
     def facts(self) -> None:
         """Check name and episode length; spaces are checked by who encodes them."""
         name, length = self.family.name, self.family.episode_len
-        if not (isinstance(name, str) and name):
-            raise self.fail("name", "a word", name)
-        if not _is_whole(length) or length < 1:
-            raise self.fail("episode_len", "a whole number of at least 1", length)
+        with self.of("family"):
+            if not (isinstance(name, str) and name):
+                raise self.fail("name", "a word", name)
+            if not _is_whole(length) or length < 1:
+                raise self.fail("episode_len", "a whole number of at least 1", length)
 
     def tasks(self) -> Sequence[Task]:
-        """Check that there are tasks, told apart by their parameters and numbered in order."""
+        """Check that there are tasks, told apart by their parameters and numbered in order.
+
+        Returns:
+            The tasks; none where they have failed.
+        """
+        with self.of("tasks"):
+            return self._tasks()
+        return []
+
+    def _tasks(self) -> Sequence[Task]:
         tasks = self.call("tasks")
         if not (isinstance(tasks, Sequence) and len(tasks)):
             raise self.fail("tasks()", "a list of tasks, not empty", tasks)
@@ -92,50 +177,69 @@ class _Checked:
     def references(self, tasks: Sequence[Task]) -> None:
         """Check that references are finite numbers."""
         for task in tasks:
-            random, best = self.call("random_return", task), self.call("optimal_return", task)
-            if not _is_finite(random):
-                raise self.fail("random_return", "a finite number", random)
-            if best is not None and not _is_finite(best):
-                raise self.fail("optimal_return", "a finite number or None", best)
+            with self.of("random"):
+                random = self.call("random_return", task)
+                if not _is_finite(random):
+                    raise self.fail("random_return", "a finite number", random)
+            with self.of("optimal"):
+                best = self.call("optimal_return", task)
+                if best is not None and not _is_finite(best):
+                    raise self.fail("optimal_return", "a finite number or None", best)
 
     def play(self, tasks: Sequence[Task]) -> None:
         """Check the vector environment by playing it at random."""
+        with self.of("vector env"):
+            env = self.made(tasks)
+            try:
+                self._play(env, tasks)
+            except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise self._raised("make_vector_env(tasks)", error) from error
+            finally:
+                env.close()
+
+    def made(self, tasks: Sequence[Task]) -> Any:
+        """The vector environment of the tasks; raises FamilyError where it is none."""
         env = self.call("make_vector_env", list(tasks))
-        missing = [name for name in ("reset", "step", "close") if not hasattr(env, name)]
-        if missing:
+        if any(not hasattr(env, name) for name in ("reset", "step", "close")):
             raise self.fail("make_vector_env(tasks)", "a VectorEnv", env)
-        try:
-            self._play(env, tasks)
-        except FamilyError:
-            raise
-        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
-            raise self._raised("make_vector_env(tasks)", e) from e
-        finally:
-            env.close()
+        return env
 
     def _play(self, env: Any, tasks: Sequence[Task]) -> None:
         where, n = "make_vector_env(tasks)", len(tasks)
         if getattr(env, "num_envs", None) != n:
             raise self.fail(f"{where}.num_envs", str(n), getattr(env, "num_envs", None))
         mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
-        if mode != AutoresetMode.SAME_STEP:
-            raise self.fail(f"{where}.metadata['autoreset_mode']", "AutoresetMode.SAME_STEP", mode)
+        with self.of("autoreset"):
+            if mode != AutoresetMode.SAME_STEP:
+                expected = "AutoresetMode.SAME_STEP"
+                raise self.fail(f"{where}.metadata['autoreset_mode']", expected, mode)
         rng = np.random.default_rng(0)
         observations, _ = env.reset(seed=0)
         elapsed = np.zeros(n, dtype=np.int64)
-        self._observations("reset", observations, n)
-        self._optimal_actions(tasks, observations)
+        with self.of("observations"):
+            self._observations("reset", observations, n)
+        if not self.findings.failed("observations"):
+            with self.of("optimal"):
+                self._optimal_actions(tasks, observations)
         for _ in range(min(self.family.episode_len + 1, MOST_STEPS)):
-            actions = _sample(self.family.action_space, n, rng)
+            actions = sample(self.family.action_space, n, rng)
             observations, rewards, terminated, truncated, infos = env.step(actions)
             elapsed += 1
-            self._observations("step", observations, n)
-            self._rewards(rewards, n)
-            ended = self._ends(terminated, truncated, n)
-            if ended.any():
-                self._final(infos, ended)
-            if (elapsed > self.family.episode_len).any():
-                raise FamilyError(too_long(self.family))
+            with self.of("observations"):
+                self._observations("step", observations, n)
+            with self.of("rewards"):
+                self._rewards(rewards, n)
+            with self.of("ends"):
+                self._ends(terminated, truncated, n)
+            if self.findings.failed("ends"):
+                return
+            ended = np.asarray(terminated) | np.asarray(truncated)
+            if ended.any() and not self.findings.failed("autoreset"):
+                with self.of("terminal obs"):
+                    self._final(infos, ended)
+            with self.of("episode bound"):
+                if (elapsed > self.family.episode_len).any():
+                    raise FamilyError(too_long(self.family))
             elapsed[ended] = 0
 
     def _observations(self, call: str, observations: Any, n: int) -> None:
@@ -154,12 +258,11 @@ class _Checked:
             member = "make_vector_env(tasks).step"
             raise self.fail(member, f"rewards of shape {(n,)}, finite", rewards)
 
-    def _ends(self, terminated: Any, truncated: Any, n: int) -> np.ndarray:
+    def _ends(self, terminated: Any, truncated: Any, n: int) -> None:
         for name, flags in (("terminated", terminated), ("truncated", truncated)):
             if np.shape(flags) != (n,) or np.asarray(flags).dtype != bool:
                 member = "make_vector_env(tasks).step"
                 raise self.fail(member, f"{name} of shape {(n,)}, bool", flags)
-        return np.asarray(terminated) | np.asarray(truncated)
 
     def _final(self, infos: Any, ended: np.ndarray) -> None:
         marked = infos.get("_final_obs") if isinstance(infos, Mapping) else None
@@ -193,7 +296,8 @@ def too_long(family: TaskFamily) -> str:
     )
 
 
-def _sample(space: Any, n: int, rng: np.random.Generator) -> np.ndarray:
+def sample(space: Any, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Random actions `(n, ...)` of a space."""
     space.seed(int(rng.integers(2**31)))
     return np.stack([np.asarray(space.sample()) for _ in range(n)])
 

@@ -165,3 +165,17 @@ def _named_test(tasks: Sequence[Task], named: str, n_test: int | None) -> list[i
             raise SplitError(f"split {named!r} wants one task with {wanted}, found {len(matches)}")
         found.append(matches[0])
     return sorted(found)
+
+
+FEW_TASKS = 16
+"""Training tasks below which learning by heart is as good as learning in context."""
+
+
+def few_tasks(split: Split) -> str | None:
+    """One sentence where a split leaves too few training tasks to learn in context from."""
+    if (n := len(split.train)) >= FEW_TASKS:
+        return None
+    return (
+        f"{n} training task{'s' if n > 1 else ''}, fewer than {FEW_TASKS}: a model can learn them "
+        "by heart instead of from its context; vary more, or hold fewer out"
+    )
