@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -20,7 +21,11 @@ class SB3VecEnv(VecEnv):
 
     At an episode's end `infos[i]["terminal_observation"]` holds the true last observation and
     `infos[i]["TimeLimit.truncated"]` whether it was cut off rather than terminated, as SB3's
-    algorithms expect.
+    algorithms expect. Classes counted from elsewhere than 0, which SB3 does not know, are shifted.
+
+    Attributes:
+        last_transition: What the last step was in the wrapped environment's own terms: fields
+            `(n, ...)` by the names of a history's, with true next observations.
     """
 
     def __init__(self, env: VectorEnv) -> None:
@@ -32,33 +37,46 @@ class SB3VecEnv(VecEnv):
                 "build it with gymnasium's autoreset_mode=AutoresetMode.SAME_STEP"
             )
         self.env = env
-        self._actions = np.zeros(env.num_envs)
-        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.last_transition: dict[str, np.ndarray] = {}
+        self._observed, self._actions = np.zeros(0), np.zeros(env.num_envs)
+        spaces = env.single_observation_space, env.single_action_space
+        self._starts = [_start(space) for space in spaces]
+        super().__init__(env.num_envs, *map(_from_zero, spaces))
 
     def reset(self) -> np.ndarray:
         """Reset every copy; observations `(n, ...)`."""
         seeds = list(self._seeds) if any(seed is not None for seed in self._seeds) else None
         observations, _ = self.env.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
         self._reset_seeds()
-        return observations
+        self._observed = observations
+        return observations - self._starts[0]
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep actions `(n, ...)` for `step_wait`."""
-        self._actions = actions
+        self._actions = actions + self._starts[1]
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Observations `(n, ...)`, rewards `(n,)` float32, dones `(n,)` bool, `n` infos."""
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        truncated = truncated & ~terminated  # an end is of one kind
         dones = terminated | truncated
         sb3_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if dones.any():
-            true_next = final_observations(observations, infos)
-            for index in np.flatnonzero(dones):
-                sb3_infos[index] = {
-                    "terminal_observation": true_next[index],
-                    "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
-                }
-        return observations, rewards.astype(np.float32), dones, sb3_infos
+        true_next = final_observations(observations, infos)
+        for index in np.flatnonzero(dones):
+            sb3_infos[index] = {
+                "terminal_observation": true_next[index] - self._starts[0],
+                "TimeLimit.truncated": bool(truncated[index]),
+            }
+        self.last_transition = {
+            "observations": self._observed,
+            "actions": self._actions,
+            "rewards": rewards,
+            "next_observations": true_next,
+            "terminated": terminated,
+            "truncated": truncated,
+        }
+        self._observed = observations
+        return observations - self._starts[0], rewards.astype(np.float32), dones, sb3_infos
 
     def close(self) -> None:
         """Close the wrapped environment."""
@@ -87,3 +105,16 @@ class SB3VecEnv(VecEnv):
 
     def _indices(self, indices: Any) -> Sequence[int]:
         return list(self._get_indices(indices))
+
+
+def _start(space: gymnasium.Space) -> Any:
+    """What classes are counted from, of the dtype of the values; 0 for other spaces."""
+    return np.asarray(getattr(space, "start", 0), dtype=space.dtype)
+
+
+def _from_zero(space: gymnasium.Space) -> gymnasium.Space:
+    if isinstance(space, Discrete) and space.start != 0:
+        return Discrete(int(space.n))
+    if isinstance(space, MultiDiscrete) and np.any(space.start):
+        return MultiDiscrete(space.nvec)
+    return space

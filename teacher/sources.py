@@ -30,6 +30,7 @@ class SourceRecord:
 
 PLAYED = 1024  # streams that cost a numpy step little more than one
 LEARNED = 512  # more learners at once are no faster
+SB3 = "sb3:"  # what an algorithm of stable-baselines3 or sb3-contrib follows
 SOURCES = {
     "ppo": SourceRecord("teacher.ppo:ppo", "source"),
     "ppo_batched": SourceRecord("teacher.ppo_batched:ppo_batched", "source", LEARNED),
@@ -55,8 +56,9 @@ def make_sources(
     """The sources of `styles`.
 
     Args:
-        styles: Keys of `SOURCES`, or import paths `module:function` of a function that takes a
-            `SourceJob` and returns a `History` for each of its tasks, of which there will be one.
+        styles: Keys of `SOURCES`, `sb3:NAME` of a class of stable-baselines3 or sb3-contrib, or
+            import paths `module:function` of a function that takes a `SourceJob` and returns a
+            `History` for each of its tasks, of which there will be one.
         sections: Configuration sections by name.
         kwargs: Arguments of sources that have no section, by style.
 
@@ -73,6 +75,9 @@ def make_sources(
     for style in styles:
         record = SOURCES.get(style) or SourceRecord(style, uses_split=True)  # it may
         settings = dict(kwargs.get(style, {}))
+        if style.startswith(SB3):
+            record = SourceRecord("teacher.sb3:sb3")
+            settings["algorithm"] = style.removeprefix(SB3)
         if settings and record.section:
             raise SourceError(
                 f"style {style!r} takes no kwargs; set its section {record.section!r} instead"
@@ -102,6 +107,6 @@ def _imported(target: str) -> Any:
         return import_object(target)
     except ImportPathError as error:
         raise SourceError(
-            f"no source for style {target!r}; known: {', '.join(SOURCES)}, or an import path: "
-            f"{error}"
+            f"no source for style {target!r}; known: {', '.join(SOURCES)}, sb3:NAME of an "
+            f"algorithm, or an import path: {error}"
         ) from error
