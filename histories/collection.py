@@ -44,7 +44,7 @@ class CollectConfig:
     """What to collect for every task.
 
     Attributes:
-        styles: Who makes histories: names of sources, `sb3:NAME`, or import paths `module:function`.
+        styles: Who makes histories: names of sources, `sb3:NAME`, or paths `module:function`.
         source_seeds: One history per style and seed.
         n_streams: Streams per history.
         n_regions: Regions per stream.

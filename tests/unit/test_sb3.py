@@ -65,10 +65,10 @@ CASES = [
 ]
 
 
-def learn(name, family, kwargs, rule=MarkerRule("fixed", 12), **job):
+def learn(name, family, kwargs, rule="fixed", **job):
     style = f"sb3:{name}"
     source = make_sources([style], {}, {style: kwargs})[style]
-    return source(job_of(family, (0,), rule=rule, **job))[0]
+    return source(job_of(family, (0,), rule=MarkerRule(rule, 12), **job))[0]
 
 
 @pytest.mark.parametrize(("name", "actions", "kwargs"), CASES)
@@ -155,4 +155,4 @@ def test_images_are_recorded_as_the_environment_shows_them():
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(name, actions, kwargs, rule, message):
     with pytest.raises(SourceError, match=message):
-        learn(name, FAMILIES[actions], kwargs, MarkerRule(rule, 12))
+        learn(name, FAMILIES[actions], kwargs, rule)
