@@ -4,7 +4,6 @@ A format is a function of a path that yields a `Foreign` per group; `FORMATS` na
 own is named by import path. What is missing in a group is filled in by completion.py.
 """
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 
 from base.errors import UserError
+from base.imports import ImportPathError, import_object
 from histories.schema import FIELDS
 from histories.store import open_histories
 
@@ -74,15 +74,12 @@ def reader_of(name: str) -> Reader:
     Raises:
         ImportHistoriesError: There is none of that name.
     """
-    module, _, function = FORMATS.get(name, name).partition(":")
     try:
-        if not function:
-            raise ImportError("it is no name of a format, and no import path module:function")
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        return import_object(FORMATS.get(name, name))
+    except ImportPathError as error:
         raise ImportHistoriesError(
             f"import_histories.format is {name!r}, expected one of {', '.join(FORMATS)}, or "
-            f"module:function of your own: {error}."
+            f"module:function of your own: {error}"
         ) from error
 
 

@@ -14,20 +14,19 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 import math
 import os
-import textwrap
 from dataclasses import asdict
 
+from base.findings import any_failed, as_line, counted
 from histories.collection import CollectSettings
 from nets.spaces import field_spec
 from pipelines.cli import USER_ERROR
 from pipelines.common import split_settings
 from pipelines.config import RunConfig
 from tasks.family import TaskFamily, load_family
-from tasks.family_check import Finding, Findings
+from tasks.family_check import Findings
 from tasks.family_findings import Look, look_at, look_at_params, look_at_split
 from tasks.splits import make_split
 
-WIDTH, INDENT = 80, 23
 SPACES = "observation_space", "action_space"
 
 
@@ -38,9 +37,8 @@ def main(config: RunConfig) -> None:
     findings = Findings(tell=lambda finding: print(as_line(finding), flush=True))  # noqa: T201
     with findings.of("family"):
         _look(config, load_family(config.family.target, config.family.kwargs), findings)
-    n = {s: sum(f.status == s for f in findings.found) for s in ("failure", "warning")}
-    print(f"{len(findings.found)} findings: {_count(n)}")  # noqa: T201
-    if n["failure"]:
+    print(counted(findings.found))  # noqa: T201
+    if any_failed(findings.found):
         raise SystemExit(USER_ERROR)
 
 
@@ -80,20 +78,3 @@ def _short(number: float) -> str:
         if number >= unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:.3g}"
-
-
-def _count(n: dict[str, int]) -> str:
-    parts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in n.items() if count]
-    return ", ".join(parts) or "all ok"
-
-
-def as_line(finding: Finding) -> str:
-    """A finding in one line of 80 columns; one with more to say goes on below its text."""
-    head = f"{finding.status:<8}{finding.subject:<{INDENT - 8}}"
-    return textwrap.fill(
-        " ".join(finding.text.split()),
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * INDENT,
-        break_on_hyphens=False,
-    )

@@ -10,34 +10,19 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from base.errors import UserError
+from base.findings import Finding, Status
 from tasks.family import FamilyError, Task, TaskFamily
 
 MOST_STEPS = 200
 MOST_TASKS = 10**6
 N_PLAYED = 3
 SEE = "; see TaskFamily in tasks/family.py for what is expected."
-Status = Literal["ok", "warning", "failure"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        status: `ok`, `warning` or `failure`.
-        subject: What was looked at, a word or two.
-        text: What was found.
-    """
-
-    status: Status
-    subject: str
-    text: str
 
 
 @dataclass

@@ -11,12 +11,13 @@ import pytest
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from pipelines.check_family import as_line, main
+from base.findings import Finding, as_line
+from pipelines.check_family import main
 from pipelines.cli import run_main
 from pipelines.common import open_run, open_tasks
 from pipelines.config import RunConfig
 from tasks.family import Task
-from tasks.family_check import Finding, Findings
+from tasks.family_check import Findings
 from tasks.family_findings import look_at, look_at_params
 from tests.faults.configs import TINY
 from tests.faults.members import FAMILIES
