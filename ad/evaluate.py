@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -43,6 +44,9 @@ class EvaluateConfig:
         prompt_episodes: Episodes after it; the last quarter counts as final.
         n_shown: Latents of a region that are shown, the first of nested ones; 0 for all.
         number: Format that plain latents are rounded to: `bf16` or `int8`; empty for none.
+        normalise: What is 1 in returns where no optimum is known: `optimal` leaves them as they
+            are, `source` takes the best mean return that the sources of histories have reached in
+            a region of the task.
         name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
             evaluated in several ways.
     """
@@ -67,6 +71,7 @@ class EvaluateConfig:
     prompt_episodes: Annotated[int, AtLeast(1)] = 20
     n_shown: Annotated[int, AtLeast(0)] = 0
     number: Literal["", "bf16", "int8"] = ""
+    normalise: Literal["optimal", "source"] = "optimal"
     name: Annotated[str, PlainName()] = ""
 
     @property
@@ -192,15 +197,25 @@ def evaluate_policy(
     )
 
 
-def normalized(returns: np.ndarray, family: TaskFamily, tasks: Sequence[Task]) -> np.ndarray:
+def normalized(
+    returns: np.ndarray,
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    sources: Mapping[int, float | None] = MappingProxyType({}),
+) -> np.ndarray:
     """Return (R - R_random) / (R_optimal - R_random) of (tasks, ...) returns.
 
-    Where a family does not know its optimum, R - R_random: good enough to rank checkpoints by.
+    Where a family does not know its optimum, by what sources have reached, by task index; where
+    that is not known or no better than random, R - R_random: good enough to rank checkpoints by.
     """
     shape = (-1,) + (1,) * (returns.ndim - 1)
     random = np.array([family.random_return(task) for task in tasks])
     best = [family.optimal_return(task) for task in tasks]
-    span = np.array([1.0 if b is None else b - r for r, b in zip(random, best, strict=True)])
+    reached = [sources.get(task.index) for task in tasks]
+    span = [
+        b - r if b is not None else s - r if s is not None and s > r else 1.0
+        for r, b, s in zip(random, best, reached, strict=True)
+    ]
     return (returns - random.reshape(shape)) / np.maximum(span, 1e-9).reshape(shape)
 
 

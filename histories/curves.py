@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from base.files import atomic_file
-from histories.regions import MARKER_END
+from histories.regions import region_returns
 from histories.store import HistoriesReader, open_histories
 from tasks.splits import SplitError
 
@@ -47,30 +47,6 @@ class Curve:
     returns: np.ndarray
     random_return: float
     optimal_return: float | None
-
-
-def region_returns(rewards: np.ndarray, ended: np.ndarray, markers: np.ndarray) -> np.ndarray:
-    """Mean undiscounted return of the episodes that finished in each region.
-
-    Args:
-        rewards: `(S, T)`.
-        ended: `(S, T)` bool.
-        markers: `(S, T)` compress markers.
-
-    Returns:
-        `(regions,)` float64, NaN where no episode finished.
-    """
-    is_end = markers == MARKER_END
-    region = np.cumsum(is_end, axis=1) - is_end  # (S, T), ends belong to the region they close
-    stream, time = np.nonzero(ended)  # ordered by stream, then time
-    total = np.cumsum(rewards, axis=1, dtype=np.float64)[stream, time]
-    same_stream = np.append(False, stream[1:] == stream[:-1]) if len(stream) else np.zeros(0, bool)
-    previous = np.where(same_stream, np.append(0.0, total[:-1]), 0.0) if len(stream) else total
-    finished_in = region[stream, time]
-    n_regions = int(region.max()) + 1
-    sums = np.bincount(finished_in, total - previous, n_regions)
-    counts = np.bincount(finished_in, minlength=n_regions)
-    return np.divide(sums, counts, out=np.full(n_regions, np.nan), where=counts > 0)
 
 
 def learning_curves(reader: HistoriesReader) -> Iterator[Curve]:

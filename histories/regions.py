@@ -144,3 +144,27 @@ def region_bounds(markers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"ends at {np.flatnonzero(markers == MARKER_END)[:5].tolist()} of {len(markers)}"
         )
     return starts.astype(np.int64), lengths.astype(np.int64)
+
+
+def region_returns(rewards: np.ndarray, ended: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """Mean undiscounted return of the episodes that finished in each region.
+
+    Args:
+        rewards: `(S, T)`.
+        ended: `(S, T)` bool.
+        markers: `(S, T)` compress markers.
+
+    Returns:
+        `(regions,)` float64, NaN where no episode finished.
+    """
+    is_end = markers == MARKER_END
+    region = np.cumsum(is_end, axis=1) - is_end  # (S, T), ends belong to the region they close
+    stream, time = np.nonzero(ended)  # ordered by stream, then time
+    total = np.cumsum(rewards, axis=1, dtype=np.float64)[stream, time]
+    same_stream = np.append(False, stream[1:] == stream[:-1]) if len(stream) else np.zeros(0, bool)
+    previous = np.where(same_stream, np.append(0.0, total[:-1]), 0.0) if len(stream) else total
+    finished_in = region[stream, time]
+    n_regions = int(region.max()) + 1
+    sums = np.bincount(finished_in, total - previous, n_regions)
+    counts = np.bincount(finished_in, minlength=n_regions)
+    return np.divide(sums, counts, out=np.full(n_regions, np.nan), where=counts > 0)

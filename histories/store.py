@@ -18,6 +18,7 @@ import numpy as np
 
 from base.errors import UserError
 from base.files import atomic_file
+from histories.regions import region_returns
 from histories.schema import (
     FIELDS,
     SCHEMA_VERSION,
@@ -32,6 +33,7 @@ from tasks.splits import Split
 
 FORMAT = "cad-histories"
 PART_FORMAT = "cad-history-part"
+RANDOM_STYLE = "random"
 
 
 class HistoryFileError(UserError):
@@ -121,12 +123,23 @@ def assemble(
         file.attrs["settings"] = json.dumps(dict(settings))
         for index in sorted(parts):
             group = file.create_group(f"tasks/{index:05d}")
-            _write_task(group, [read_part(part) for part in parts[index]])
+            histories = [read_part(part) for part in parts[index]]
+            _write_task(group, histories)
+            learned = [each for each in histories if each.style != RANDOM_STYLE]
+            best = max(map(_best_region, learned), default=-np.inf)
+            group.attrs["source_return"] = best
             random, optimal = references[index]
             group.attrs["name"] = tasks[index].name
             group.attrs["params"] = tasks[index].key()
             group.attrs["random_return"] = random
             group.attrs["optimal_return"] = np.nan if optimal is None else optimal
+
+
+def _best_region(history: History) -> float:
+    """Highest mean return of the episodes that finished in a region; -inf where none did."""
+    ended = history.terminated | history.truncated
+    returns = region_returns(history.rewards, ended, history.compress_markers)
+    return float(np.nanmax(returns, initial=-np.inf))
 
 
 def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
@@ -200,6 +213,15 @@ class HistoriesReader:
         attributes = self._group(index).attrs
         random, optimal = float(attributes["random_return"]), float(attributes["optimal_return"])
         return random, None if np.isnan(optimal) else optimal
+
+    def source_return(self, index: int) -> float | None:
+        """What the sources of histories have reached in a task, by whichever of them was best.
+
+        The highest mean return of the episodes that finished in one region, uniformly random
+        histories aside; None where no episode did, or a file of an earlier version does not say.
+        """
+        best = float(self._group(index).attrs.get("source_return", -np.inf))
+        return best if np.isfinite(best) else None
 
     def arrays(self, index: int, episode_len: int | None = None) -> dict[str, np.ndarray]:
         """All fields `(streams, T, ...)` of a task, and what tells its streams apart.

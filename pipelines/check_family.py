@@ -50,7 +50,7 @@ def _look(config: RunConfig, family: TaskFamily, findings: Findings) -> None:
             findings.ok(name.removesuffix("_space"), str(space))
     if findings.failed():
         return
-    look = look_at(family, findings)
+    look = look_at(family, findings, by_source=config.evaluate.normalise == "source")
     if look.tasks:
         look_at_params(look.tasks, findings)
         with findings.of("split"):

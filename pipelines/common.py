@@ -16,12 +16,14 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from transformers.utils import logging as transformers_logging
 
 from ad.batches import TripleSource
+from ad.evaluate import normalized
 from ad.model import InContextModel
 from base.errors import UserError
 from base.files import remove_temporaries
 from base.seeding import derive
 from histories.collection import HISTORIES_NAME
 from histories.schema import field_dtypes, field_shapes
+from histories.store import open_histories
 from histories.triples import RegionTable
 from nets.regions import Regions
 from nets.spaces import FieldSpec, field_spec
@@ -100,6 +102,29 @@ class Run:
     def action(self) -> FieldSpec:
         """The action field."""
         return field_spec(self.family.action_space, "action")
+
+    def sources(self) -> dict[int, float | None]:
+        """What is 1 in returns whose optimum is not known, by task index; empty for nothing.
+
+        Raises:
+            StageError: There are no histories, or they do not say what their sources have reached.
+        """
+        if self.config.evaluate.normalise != "source":
+            return {}
+        path = histories_file(self.config)
+        with open_histories(path) as reader:
+            found = {index: reader.source_return(index) for index in reader.task_indices()}
+        if all(value is None for value in found.values()):
+            raise StageError(
+                f"evaluate.normalise is source, but {path} does not say what sources have reached: "
+                "it holds random histories alone, or is of an earlier version; collect again, or "
+                "set evaluate.normalise to optimal."
+            )
+        return found
+
+    def normalized(self, returns: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+        """As `ad.evaluate.normalized`, as `evaluate.normalise` asks for."""
+        return normalized(returns, self.family, tasks, self.sources())
 
     def table(self, part: str) -> RegionTable:
         """Load the regions of a part, checked to belong to this run's split."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ad.evaluate import evaluate_policy, normalized, offline_metrics
+from ad.evaluate import evaluate_policy, offline_metrics
 from ad.model import InContextModel
 from ad.policy import ContextPolicy, Policy
 from base.files import write_json, write_npy
@@ -159,7 +159,7 @@ def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], ou
         given |= facts_of_given
         for name, array in arrays.items():
             write_npy(out / f"{name}.npy", array)
-    final = normalized(result.returns, run.family, tasks)[..., -settings.final_episodes :].mean()
+    final = run.normalized(result.returns, tasks)[..., -settings.final_episodes :].mean()
     write_npy(out / "eval_result.npy", result.returns)
     write_npy(out / "episode_starts.npy", result.starts)
     if result.cells_visited is not None:
@@ -180,7 +180,7 @@ def _evaluate(run: Run, method: Method, model: Any, facts: Mapping[str, Any], ou
 
 
 def _header(run: Run, method: Method, tasks: Sequence[Task]) -> dict[str, Any]:
-    config, settings = run.config, run.config.evaluate
+    config, settings, sources = run.config, run.config.evaluate, run.sources()
     return {
         "format_version": FORMAT_VERSION,
         "method": method.name,
@@ -202,6 +202,7 @@ def _header(run: Run, method: Method, tasks: Sequence[Task]) -> dict[str, Any]:
                 "params": task.params,
                 "random_return": run.family.random_return(task),
                 "optimal_return": run.family.optimal_return(task),
+                "source_return": sources.get(task.index),
             }
             for task in tasks
         ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ad.evaluate import Evaluation, evaluate_policy, normalized
+from ad.evaluate import Evaluation, evaluate_policy
 from ad.policy import Policy
 from ad.prompt import Demonstrator, PromptedPolicy, prompted_facts
 from ad.recall import recorded_regions
@@ -64,7 +64,7 @@ def recalled(
         return evaluate_policy(made, family, tasks, **counts, seed=settings.seed)
 
     results = [after(k) for k in settings.recall_regions]
-    returns = np.concatenate([normalized(r.returns, family, tasks) for r in results], axis=-1)
+    returns = np.concatenate([run.normalized(r.returns, tasks) for r in results], axis=-1)
     every = [
         {"region": k, "return": float(mean), "accuracy": result.action_accuracy_optimal}
         for k, mean, result in zip(
@@ -105,7 +105,7 @@ def prompted(
         {
             "skill": skill,
             **prompted_facts(
-                normalized(result.returns, family, tasks),
+                run.normalized(result.returns, tasks),
                 result.starts // region_len,
                 n_shown=settings.prompt_regions,
                 final_episodes=final,
@@ -113,5 +113,5 @@ def prompted(
         }
         for skill, result in zip(settings.prompt_skills, results, strict=True)
     ]
-    returns = np.stack([normalized(result.returns, family, tasks) for result in results])
+    returns = np.stack([run.normalized(result.returns, tasks) for result in results])
     return returns.astype(np.float32), entries

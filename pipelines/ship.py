@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from ad.evaluate import normalized
 from ad.student import CADStudent
 from base.files import atomic_dir
 from pipelines.common import Run, open_run, split_settings
@@ -185,7 +184,7 @@ def _comparison(row: Mapping[str, str]) -> str:
 
 
 def _task_table(run: Run, tasks: Sequence[Task], returns: np.ndarray, n_final: int) -> str:
-    score = normalized(returns, run.family, tasks)
+    score = run.normalized(returns, tasks)
     lines = [
         "| held-out task | first episode | last episodes | normalised | random | optimal |",
         "|---|---|---|---|---|---|",

@@ -247,7 +247,8 @@ def _evaluate_sections(config: RunConfig, split: Split) -> dict[str, Any]:
 
 def _evaluate_parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
     if config.method in UNTRAINED:
-        return ()
+        by_source = config.evaluate.normalise == "source"
+        return (("build_triples", config.method),) if by_source else ()
     trained = [(name, config.method) for name in reversed(chain(config))]  # the last is asked first
     teacher = [("train_teacher", "teacher")] if has_teacher(config) else []
     return tuple(dict.fromkeys([*trained, *teacher]))

@@ -330,6 +330,14 @@ COLUMNS: tuple[Column[Compared], ...] = (
         2,
     ),
     Column(
+        "normalised_by",
+        "Normalised by",
+        "what counts as 1: optimal, or in tasks of unknown optimum the best source, see "
+        "`evaluate.normalise`",
+        normalized(lambda row: row.method.results[0].normalised_by),
+        (STATISTICS,),
+    ),
+    Column(
         "final_minus_best",
         "Final − best",
         "mean over training seeds and tasks of the normalised final return minus the best running "

@@ -124,11 +124,15 @@ def method_curve(method: MethodScores, look: Look) -> Curve:
     )
 
 
+BEST = {False: "optimal", True: "best source"}
+"""What is drawn at a normalised return of 1, by whether it is a source's."""
+
+
 def reference_levels(methods: Sequence[MethodScores]) -> list[Curve]:
-    """Random and optimal as constant curves; optimal only where it is known."""
+    """Random and optimal, or what stands for it, as constant curves; where they are known."""
     first = methods[0]
     if is_normalized(methods):
-        levels = {"random": 0.0, "optimal": 1.0}
+        levels = {"random": 0.0, BEST[bool(first.results[0].n_by_source)]: 1.0}
     else:
         levels = {"random": float(first.results[0].random_returns.mean())}
     return [
@@ -150,8 +154,8 @@ def source_levels(method: MethodScores, source: SourceCurves) -> list[Curve]:
     returns = source.returns  # (C, n_regions)
     if is_normalized([method]):
         random = first.random_returns[source.task_indices, None]
-        optimal = first.optimal_returns[source.task_indices, None]
-        returns = statistics.normalized_return(returns, random, optimal)
+        best = first.best_returns[source.task_indices, None]
+        returns = statistics.normalized_return(returns, random, best)
     returns = returns[:, np.isfinite(returns).any(axis=0)]
     returns = returns[np.isfinite(returns).all(axis=1)]  # a task without references, a short curve
     if not returns.size:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from reports.result_files import EvaluationResult
 from reports.rows import Row
 from reports.scores import MethodScores, is_normalized
 from reports.statistics import BOOTSTRAP_SEEDS
@@ -11,7 +12,7 @@ def notes(methods: Sequence[MethodScores]) -> list[str]:
     """What the numbers of a table are means of, what its intervals are, how actions were chosen."""
     first = methods[0].results[0]
     n_tasks, n_evaluation_seeds, n_episodes = first.returns.shape
-    n_known = int((first.optimal_returns > first.random_returns).sum())
+    n_known = int((first.best_returns > first.random_returns).sum())
     tasks = f"{first.part} tasks of {first.metrics['family']}"
     episodes = (
         f"last {first.final_episodes} of {n_episodes} in-context episodes, {n_evaluation_seeds} "
@@ -19,23 +20,36 @@ def notes(methods: Sequence[MethodScores]) -> list[str]:
     )
     if not is_normalized(methods):
         return [
-            f"No optimal return is known for the {n_tasks} {tasks}: nothing is normalised.",
+            f"No optimal return is known for the {n_tasks} {tasks}: nothing is normalised "
+            "(evaluate.normalise=source takes what sources of the histories reached).",
             f"Returns: mean of the {episodes}.",
             *_action_note(methods),
         ]
     lines = [
-        f"Returns: normalised (0 random, 1 optimal), over training seeds and {n_tasks} {tasks}; "
-        f"mean of the {episodes}.",
+        f"Returns: normalised (0 random, {_best(first)}), over training seeds and {n_tasks} "
+        f"{tasks}; mean of the {episodes}.",
         *_interval_note(methods),
         *_rollout_note(methods),
         *_action_note(methods),
     ]
     if n_known < n_tasks:
+        or_source = ", nor a source better than random," if first.n_by_source else ""
         lines.append(
-            f"{n_tasks - n_known} of {n_tasks} tasks have no known optimal return and count only "
-            "in the raw return."
+            f"{n_tasks - n_known} of {n_tasks} tasks have no known optimal return{or_source} and "
+            "count only in the raw return."
         )
     return lines
+
+
+def _best(result: EvaluationResult) -> str:
+    """What a normalised return of 1 is."""
+    n = result.n_by_source
+    if not n:
+        return "1 optimal"
+    source = "1 the best mean return of a region that sources of the histories reached in the task"
+    if n == len(result.tasks):
+        return f"{source}, no optimum being known"
+    return f"1 optimal; in {n} tasks of unknown optimum {source}"
 
 
 def _interval_note(methods: Sequence[MethodScores]) -> list[str]:

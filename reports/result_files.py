@@ -46,12 +46,32 @@ class ResultsError(UserError):
 
 @dataclass(frozen=True)
 class TaskReference:
-    """What a result says about one task; a return is nan where it is not known."""
+    """What a result says about one task; a return is nan where it is not known.
+
+    Attributes:
+        index: in its family.
+        name: of the task.
+        random_return: of random actions.
+        optimal_return: the best there is.
+        source_return: the best that sources of the histories have reached, where an evaluation
+            was asked to normalise by it.
+    """
 
     index: int
     name: str
     random_return: float
     optimal_return: float
+    source_return: float = np.nan
+
+    @property
+    def by_source(self) -> bool:
+        """Whether what counts as 1 is the sources' return."""
+        return bool(np.isnan(self.optimal_return) and np.isfinite(self.source_return))
+
+    @property
+    def best_return(self) -> float:
+        """What counts as 1: the optimum, else what sources have reached."""
+        return self.source_return if self.by_source else self.optimal_return
 
 
 @dataclass(frozen=True)
@@ -107,9 +127,20 @@ class EvaluationResult:
         return np.array([task.random_return for task in self.tasks])
 
     @property
-    def optimal_returns(self) -> NDArray[np.float64]:
-        """`(T,)`, nan where not known."""
-        return np.array([task.optimal_return for task in self.tasks])
+    def best_returns(self) -> NDArray[np.float64]:
+        """`(T,)` what counts as 1, nan where not known."""
+        return np.array([task.best_return for task in self.tasks])
+
+    @property
+    def n_by_source(self) -> int:
+        """Tasks whose best return is not an optimum, but what sources have reached."""
+        return sum(task.by_source for task in self.tasks)
+
+    @property
+    def normalised_by(self) -> str:
+        """What counts as 1 in normalised returns: optimal, best source, or both."""
+        kinds = {"optimal": self.n_by_source < len(self.tasks), "best source": self.n_by_source}
+        return ", ".join(name for name, some in kinds.items() if some)
 
     def number(self, key: str) -> float | int | None:
         """The number under `key` in metrics.json, None where it is null, absent or not finite."""
@@ -261,6 +292,6 @@ def _load_metrics(path: Path) -> dict[str, Any]:
 
 
 def _task(entry: dict[str, Any]) -> TaskReference:
-    returns = (entry["random_return"], entry["optimal_return"])
-    random_return, optimal_return = (np.nan if value is None else float(value) for value in returns)
-    return TaskReference(int(entry["index"]), str(entry["name"]), random_return, optimal_return)
+    returns = (entry["random_return"], entry["optimal_return"], entry.get("source_return"))
+    known = (np.nan if value is None else float(value) for value in returns)
+    return TaskReference(int(entry["index"]), str(entry["name"]), *known)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from reports.result_files import EvaluationResult, ResultsError, load_run
 
 
@@ -105,6 +107,13 @@ def check_comparable(results: Sequence[EvaluationResult]) -> None:
             raise ResultsError(
                 f"{_where(first)} and {_where(other)} were evaluated on different tasks: evaluate "
                 "both on the same"
+            )
+        best = [result.best_returns for result in (first, other)]
+        if first.n_by_source + other.n_by_source and not np.array_equal(*best, equal_nan=True):
+            raise ResultsError(
+                f"{_where(first)} and {_where(other)} are normalised by different returns: sources "
+                "of their histories reached other ones; compare runs of the same histories, or "
+                "evaluate both with evaluate.normalise=optimal"
             )
         counts = [(*result.returns.shape, result.final_episodes) for result in (first, other)]
         if counts[0] != counts[1]:

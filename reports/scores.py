@@ -110,7 +110,7 @@ class MethodScores:
     def all_normalized(self) -> Floats:
         """`(S, T, V, K)`, nan for tasks without references."""
         first = self.results[0]
-        references = (first.random_returns[:, None, None], first.optimal_returns[:, None, None])
+        references = (first.random_returns[:, None, None], first.best_returns[:, None, None])
         return statistics.normalized_return(self.returns, *references)
 
     @cached_property

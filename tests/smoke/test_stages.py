@@ -250,6 +250,14 @@ def test_recorded_and_demonstrated_contexts_are_given(finished, config, capsys):
     assert "contexts of 9 regions" in told
 
 
+def test_what_sources_reached_stands_beside_every_return(finished, config):
+    at = ("evaluate.normalise=source", "evaluate.name=by_source", "method=random")
+    stage("evaluate", config, f"run_dir={finished}", *at)
+    metrics = json.loads((finished / "references_by_source/random/metrics.json").read_text())
+    for task in metrics["tasks"]:
+        assert task["random_return"] < task["source_return"] <= task["optimal_return"]
+
+
 def test_a_trained_run_is_evaluated_with_coarser_latents(finished, config, capsys):
     at = (f"run_dir={finished}", "evaluate.name=int8", "evaluate.number=int8")
     stage("evaluate", config, *at)

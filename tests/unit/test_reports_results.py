@@ -17,7 +17,9 @@ from reports_data import (
 
 from base.errors import UserError
 from reports import columns, measures
+from reports.curves import reference_levels
 from reports.differences import difference_rows, reference_method
+from reports.notes import notes
 from reports.result_files import ResultsError
 from reports.results import load_results
 from reports.rows import method_rows
@@ -501,6 +503,42 @@ def test_without_any_optimum_nothing_is_normalised(tmp_path):
     for column in ("mean", "tasks_solved", "worst_task", "border_loss", "episodes_to_0.9"):
         assert row[column] is None
     assert row["raw_return"] > 1
+
+
+def by_source(entries, reached):
+    return [entry | {"optimal_return": None, "source_return": reached} for entry in entries]
+
+
+def test_where_no_optimum_is_known_sources_normalise_and_it_is_said(tmp_path):
+    entries = by_source(task_entries(4), 10.25)
+    entries[3] = entries[3] | {"source_return": 0.1}  # no better than random
+    returns = np.full((4, 6, 40), 5.25, dtype=np.float32)
+    write_method(tmp_path, "student", 0, returns=returns, tasks=entries)
+    row = row_of(tmp_path, "student")
+    assert row["mean"] == pytest.approx(0.5)
+    assert row["normalised_by"] == "best source"
+    told = " ".join(notes(list(scores_of(tmp_path).values())))
+    assert "1 the best mean return of a region that sources" in told
+    assert "1 of 4 tasks have no known optimal return, nor a source better than random" in told
+    levels = reference_levels(list(scores_of(tmp_path).values()))
+    assert [level.label for level in levels] == ["random", "best source"]
+
+
+def test_some_optima_and_some_sources_are_told_apart(tmp_path):
+    entries = task_entries(4)
+    entries[0] = by_source(entries, 9.0)[0]
+    write_method(tmp_path, "student", 0, tasks=entries)
+    assert row_of(tmp_path, "student")["normalised_by"] == "optimal, best source"
+    told = " ".join(notes(list(scores_of(tmp_path).values())))
+    assert "(0 random, 1 optimal; in 1 tasks of unknown optimum 1 the best" in told
+
+
+def test_results_of_other_sources_are_not_compared(tmp_path):
+    for name, reached in (("a", 9.0), ("b", 10.0)):
+        entries = by_source(task_entries(4), reached)
+        write_method(tmp_path / name, "student", 0, tasks=entries)
+    with pytest.raises(ResultsError, match="normalised by different returns"):
+        load_results([tmp_path / "a", tmp_path / "b"])
 
 
 def test_differences_pair_the_seeds_both_have(tmp_path):
