@@ -25,7 +25,7 @@ from tasks.permuted_room import PermutedRoomFamily, room_blocks
 from tasks.random_mdp import RandomMDPFamily
 from tasks.references import action_values, optimal_return, random_return
 from tasks.search import PosteriorSamplingPolicy, search_policies
-from tasks.splits import make_split
+from tasks.splits import FEW_TASKS, make_split
 from tasks.vector import final_observations
 from teacher.sources import make_sources
 from training.config import load_config
@@ -338,4 +338,5 @@ def test_a_shipped_family_makes_regions_of_whole_episodes(file):
     config = load_config(RunConfig, file)
     family, split = open_tasks(config)
     assert config.region_len % family.episode_len == 0
-    assert len(split.train) > 500
+    drawn_only = "posterior_sampling" in config.collect.styles  # nothing is trained per task
+    assert len(split.train) > (500 if drawn_only else FEW_TASKS)
