@@ -15,6 +15,7 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ from pipelines.config import RunConfig
 from pipelines.given_contexts import GIVEN_FACTS, given_contexts
 from pipelines.methods import METHODS, Method
 from pipelines.models import load_model, load_teacher, policy_of
-from pipelines.stages import STAGES, chain, evaluated
+from pipelines.stages import STAGES, Inputs, chain, evaluated, has_teacher
 from probes.reading import fresh_reconstruction
 from tasks.family import Task, information_bits
 from tasks.return_bounds import return_bound
-from training.run_dir import git_sha, mark_done, now, stage_done
+from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
 
 FORMAT_VERSION = 1
 READING_BATCH = 64
@@ -56,10 +57,9 @@ def main(config: RunConfig) -> None:
     run = open_run(config, "evaluate")
     if not run.accelerator.is_main_process:
         return
-    inputs = run.inputs_of("evaluate")
-    if stage_done(run.folder("evaluate"), inputs):
-        run.say(f"{run.folder('evaluate')} is done")
+    if _done(run):
         return
+    inputs = run.inputs_of("evaluate")
     parents = run.parents("evaluate")
     trained = {name: parents[STAGES[name].job(config)] for name in chain(config)}
     model, facts = None, {}
@@ -83,6 +83,29 @@ def main(config: RunConfig) -> None:
         _evaluate(run, METHODS[name], model, own, out)
         seconds = time.perf_counter() - started
         mark_done(out, "evaluate", inputs, results=STAGES["evaluate"].results, seconds=seconds)
+
+
+def _done(run: Run) -> bool:
+    """Whether the stage is done; with or without a teacher that it was compared with.
+
+    The teacher adds a divergence to the student's numbers and changes none of them, so a result
+    of before there was one, or of when it was still listed, stays.
+    """
+    folder = run.folder("evaluate")
+    others = [name for name in run.config.methods if name != "teacher"]
+    if has_teacher(run.config):
+        changed, told = others, "before there was a teacher: the divergence from it is blank"
+    else:
+        changed, told = [*others, "teacher"], "with a teacher that methods does not list now"
+    turned = replace(run.config, methods=changed)
+    meta = read_meta(folder) or {}
+    if meta.get("inputs") == Inputs(run.split).of(STAGES["evaluate"], turned):
+        run.say(f"{folder} is done, {told}; delete it to have it evaluated anew")
+        return True
+    if stage_done(folder, run.inputs_of("evaluate")):
+        run.say(f"{folder} is done")
+        return True
+    return False
 
 
 def _policy(run: Run, method: Method, model: Any, tasks: Sequence[Task]) -> Policy:

@@ -216,6 +216,20 @@ def test_a_second_evaluation_stands_beside_the_first(finished, config):
     assert written(finished / "seed_0/evaluate") == before
 
 
+def test_a_teacher_more_or_less_makes_no_evaluation_stale(finished, config, capsys):
+    for first, then in (("[student]", "[student,teacher]"), ("[student,teacher]", "[student]")):
+        name = f"evaluate.name=from_{first.count(',')}"
+        at = (f"run_dir={finished}", "method=truncation", name)
+        stage("evaluate", config, *at, f"methods={first}")
+        before = written(finished / "seed_0")
+        capsys.readouterr()
+        stage("evaluate", config, *at, f"methods={then}")
+        assert "is done, " in capsys.readouterr().out
+        assert written(finished / "seed_0") == before
+    told = refused(capsys, "evaluate", config, *at, "evaluate.n_episodes=5")
+    assert "was made from other inputs" in told
+
+
 def test_recorded_and_demonstrated_contexts_are_given(finished, config, capsys):
     at = (f"run_dir={finished}", "evaluate.name=recall")
     asked = ("evaluate.recall_regions=[2,0]", "evaluate.prompt_skills=[0.25,1]")
