@@ -27,7 +27,7 @@ quickstart: $(STAMP)
 	@echo "table:  runs/quickstart/comparison/table.md"
 	@echo "plot:   runs/quickstart/comparison/learning_curves.png"
 
-# A shipped student learns a held-out task in the terminal; nothing is trained.
+# A trained model (MODEL: its folder, or a run's) learns a held-out task in the terminal; nothing is trained.
 demo: $(STAMP)
 	$(BIN)/python -m pipelines.demo --model $(MODEL)
 

@@ -1,7 +1,8 @@
-"""Watch a shipped student learn a task it has never seen, its weights frozen; no training.
+"""Watch a trained model learn a task it has never seen, its weights frozen; no training.
 
-Shows each episode's return, the paths of a few episodes, and writes a film. Only the model's folder
-is needed, not the run that trained it.
+Shows each episode's return, a few episodes as the family can show them in a terminal, and writes a
+film where its environments draw pictures. `--model` is a model's folder, which needs nothing of the
+run that trained it, or a run's directory.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     found.add_argument("--model", default="models/darkroom-student", metavar="FOLDER")
+    found.add_argument(
+        "--method", default="", help="of a run: student unless given; random, optimal, ... act too"
+    )
+    found.add_argument("--training-seed", type=int, metavar="N", help="of a run: its first")
     found.add_argument(
         "--task",
         type=int,

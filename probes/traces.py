@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import gymnasium
 import numpy as np
 
 from ad.policy import Policy
+from base.errors import UserError
 from nets.spaces import FieldSpec
 from tasks.family import Task, TaskFamily
 from tasks.vector import final_observations
 
-PICTURES = "rgb_array"
+PICTURES, TEXT = "rgb_array", "ansi"
 
 
 @dataclass
@@ -58,13 +61,17 @@ class Episode:
         number: Counted from 1.
         observations: (T + 1, ...), from the first to the true last one.
         rewards: (T,).
+        actions: (T, ...).
         frames: Pictures (H, W, 3) uint8 of the same T + 1 moments; empty where not asked for.
+        texts: What the environment prints of them; likewise.
     """
 
     number: int
     observations: np.ndarray
     rewards: np.ndarray
+    actions: np.ndarray = field(default_factory=lambda: np.empty(0))
     frames: list[np.ndarray] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> float:
@@ -80,6 +87,7 @@ def play(
     n_episodes: int,
     seed: int,
     shown: Collection[int] = (),
+    modes: Sequence[str] = (PICTURES,),
 ) -> Iterator[Episode]:
     """Act in one environment and yield every episode as it ends; the context crosses episodes.
 
@@ -89,35 +97,81 @@ def play(
         task: Its task.
         n_episodes: How many.
         seed: Of environment and sampling.
-        shown: Numbers of the episodes whose frames are kept; the environment must draw `rgb_array`.
+        shown: Numbers of the episodes that are shown in these modes.
+        modes: Of `render_modes`. An environment has one, so of two modes the second is shown by a
+            twin that is stepped along, until it goes another way.
     """
-    env = family.make_env(task, PICTURES if shown else None)
+    modes = list(modes) if shown else []
+    envs = {mode: family.make_env(task, mode) for mode in modes} or {"": family.make_env(task)}
+    env = next(iter(envs.values()))
     policy.reset(1, seed)
     for number in range(1, n_episodes + 1):
-        observation, _ = env.reset(seed=seed if number == 1 else None)
+        first = [each.reset(seed=seed if number == 1 else None)[0] for each in envs.values()]
+        _drop_strayed(envs, first)
         episode = Episode(number, np.empty(0), np.empty(0))
-        observations, rewards, ended = [observation], [], False
-        _picture(env, episode, shown)
+        observations, actions, rewards, ended = [first[0]], [], [], False
+        _show(envs, episode, shown)
         while not ended:
-            action = policy.act(observations[-1][None])[0]
+            action = policy.act(np.asarray(observations[-1])[None])[0]
             observation, reward, terminated, truncated, _ = env.step(action)
+            others = [each.step(action)[0] for each in envs.values() if each is not env]
+            _drop_strayed(envs, [observation, *others])
             ends = (np.array([terminated]), np.array([truncated]))
             policy.observe(np.array([reward]), *ends, np.asarray(observation)[None])
             observations.append(observation)
+            actions.append(action)
             rewards.append(float(reward))
-            _picture(env, episode, shown)
+            _show(envs, episode, shown)
             ended = bool(terminated or truncated)
         episode.observations, episode.rewards = np.stack(observations), np.array(rewards)
+        episode.actions = np.stack(actions)
         yield episode
+    for each in envs.values():
+        each.close()
+
+
+def _drop_strayed(envs: dict[str, gymnasium.Env], observations: Sequence[np.ndarray]) -> None:
+    """Leave out twins that saw something else than the first."""
+    for mode, observation in list(zip(envs, observations, strict=True))[1:]:
+        if not np.array_equal(observation, observations[0]):
+            envs.pop(mode).close()
+
+
+def _show(envs: dict[str, gymnasium.Env], episode: Episode, shown: Collection[int]) -> None:
+    if episode.number not in shown:
+        return
+    for mode, env in envs.items():
+        if mode == PICTURES:
+            episode.frames.append(np.asarray(env.render()))
+        elif mode == TEXT:
+            episode.texts.append(str(env.render()))
+
+
+def render_modes(family: TaskFamily, task: Task) -> list[str]:
+    """The modes in which a task's environment really shows itself, of pictures and text."""
+    env = family.make_env(task)
+    named = env.metadata.get("render_modes") or ()
     env.close()
+    return [mode for mode in (PICTURES, TEXT) if mode in named and _shows(family, task, mode)]
+
+
+def _shows(family: TaskFamily, task: Task, mode: str) -> bool:
+    """Whether an environment can be made to draw: what it draws with may not be installed."""
+    try:
+        env = family.make_env(task, mode)
+        env.reset(seed=0)
+        drawn: Any = env.render()
+        env.close()
+    except (gymnasium.error.Error, ImportError, NotImplementedError, TypeError, UserError):
+        return False
+    if mode == TEXT:
+        return isinstance(drawn, str)
+    return isinstance(drawn, np.ndarray) and drawn.ndim == 3 and drawn.shape[-1] == 3
 
 
 def draws_pictures(family: TaskFamily) -> bool:
     """Whether a family's environments can be asked for pictures."""
-    env = family.make_env(family.tasks()[0])
-    modes = env.metadata.get("render_modes") or ()
-    env.close()
-    return PICTURES in modes
+    return PICTURES in render_modes(family, family.tasks()[0])
 
 
 def shown_episodes(n_episodes: int) -> list[int]:
@@ -164,8 +218,3 @@ def _is_cell(value: object, spec: FieldSpec) -> bool:
     return len(axes) == len(spec.n_classes) and all(
         type(axis) is int and 0 <= axis < n for axis, n in zip(axes, spec.n_classes, strict=True)
     )
-
-
-def _picture(env: object, episode: Episode, shown: Collection[int]) -> None:
-    if episode.number in shown:
-        episode.frames.append(np.asarray(env.render()))  # pyright: ignore

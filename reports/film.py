@@ -12,7 +12,9 @@ Picture = NDArray[np.uint8]
 FAINTEST = 0.3
 CAPTION, MARGIN = 30, 8  # pixels
 PAPER, INK = (255, 255, 255), (0, 0, 0)
-LEAST_WIDTH = 200
+CELL = 16  # pixels
+FLOOR, GOAL, AGENT = (30, 30, 36), (70, 190, 110), (235, 200, 70)
+LEAST_WIDTH, MOST_WIDTH = 200, 400
 
 
 def background(frames: Sequence[Picture]) -> Picture:
@@ -32,6 +34,28 @@ def trail(frames: Sequence[Picture], scene: Picture) -> Picture:
         moved = (frame != scene).any(-1)
         picture[moved] = (1 - strength) * scene[moved] + strength * frame[moved]
     return picture.round().astype(np.uint8)
+
+
+def grid_pictures(
+    path: NDArray[np.int64], shape: Sequence[int], goal: Sequence[int] | None
+) -> list[Picture]:
+    """A picture for each cell (x, y) of a path (T, 2) over a grid; x to the right, y upwards."""
+    pictures = []
+    for x, y in path.tolist():
+        cells = np.empty((*shape, 3), dtype=np.uint8)
+        cells[:] = FLOOR
+        if goal is not None:
+            cells[tuple(goal)] = GOAL
+        cells[x, y] = AGENT
+        image = cells.transpose(1, 0, 2)[::-1]
+        pictures.append(image.repeat(CELL, axis=0).repeat(CELL, axis=1))
+    return pictures
+
+
+def smaller(picture: Picture) -> Picture:
+    """A wide picture with whole rows and columns left out, until it is `MOST_WIDTH` at most."""
+    every = -(-picture.shape[1] // MOST_WIDTH)
+    return np.ascontiguousarray(picture[::every, ::every])
 
 
 def captioned(panels: Sequence[tuple[str, Picture]], scale: int | None = None) -> Picture:

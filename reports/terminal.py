@@ -1,10 +1,14 @@
 """What a terminal can show of acting: returns as bars, paths over a grid in characters."""
 
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+_HIGHLIGHTED = re.compile(r"\x1b\[(?:\d+;)*4\d(?:;\d+)*m(.*?)\x1b\[0m")  # where an agent is
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 EIGHTHS = " ▏▎▍▌▋▊▉"
 EMPTY, VISITED, GOAL, REACHED, LAST = "·", "o", "G", "★", "@"
 LEGEND = f"{VISITED} path   {LAST} end   {GOAL} goal, unseen by the agent   {REACHED} goal reached"
@@ -44,3 +48,32 @@ def beside(blocks: Mapping[str, Sequence[str]], *, gap: int = 3, page_width: int
         rows = zip(*columns[start : start + n], strict=True)
         found += ["", *((" " * gap).join(row).rstrip() for row in rows)]
     return found[1:]
+
+
+def moments(texts: Sequence[str], *, n: int = 4, page_width: int = 80) -> list[str]:
+    """First, last and evenly spread texts of an episode side by side, each under its step."""
+    chosen = np.unique(np.linspace(0, len(texts) - 1, min(n, len(texts))).round().astype(int))
+    plain = [_plain(texts[int(i)]).rstrip("\n").splitlines() or [""] for i in chosen]
+    height = max(map(len, plain))
+    blocks = {
+        f"step {i}": [line[:page_width] for line in lines] + [""] * (height - len(lines))
+        for i, lines in zip(chosen, plain, strict=True)
+    }
+    return beside(blocks, page_width=page_width)
+
+
+def _plain(text: str) -> str:
+    """A text without colours; what had a background of its own becomes `LAST`."""
+    marked = _HIGHLIGHTED.sub(lambda found: LAST * len(found[1]), text)
+    return _ESCAPES.sub("", marked)
+
+
+def steps(
+    actions: NDArray[np.generic], rewards: NDArray[np.float64], *, page_width: int = 80
+) -> list[str]:
+    """Actions (T, ...) in order, each with what it was paid unless that is nothing."""
+    words = []
+    for action, reward in zip(actions, rewards, strict=True):
+        told = ",".join(f"{value:.3g}" for value in np.atleast_1d(action).ravel().tolist())
+        words.append(f"{told}({reward:+.3g})" if reward else told)
+    return textwrap.wrap(" ".join(words), page_width, break_on_hyphens=False)

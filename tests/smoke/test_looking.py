@@ -152,7 +152,7 @@ def test_the_demonstration_needs_the_model_alone(shipped, tmp_path, capsys, monk
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--model", "nowhere"], "nowhere holds no shipped student (config.json and"),
+        (["--model", "nowhere"], "nowhere holds no model (config.json and"),
         (["--task", "3"], "--task is 3, expected 1 ... 2"),
         (["--episodes", "0"], "--episodes is 0"),
     ],
@@ -165,6 +165,57 @@ def test_the_demonstration_tells_a_mistake_in_one_sentence(shipped, capsys, argu
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert expected in told
+
+
+@pytest.mark.parametrize(
+    ("which", "more", "title"),
+    [
+        ("", [], "student: weights frozen"),
+        ("", ["--method", "teacher", "--training-seed", "0"], "teacher: weights frozen"),
+        ("seed_0/mean_pooling/distill/model", [], "mean pooling, raw: weights frozen"),
+        ("seed_0/teacher/model", [], "the last 1 x 10 steps as they are"),
+        ("", ["--method", "optimal"], "optimal."),
+    ],
+)
+def test_any_model_of_a_run_is_demonstrated(finished, tmp_path, capsys, which, more, title):
+    film = tmp_path / "film.gif"
+    folder = finished / which
+    demo(["--model", str(folder), "--episodes", "2", "--gif", str(film), *more])
+    told = capsys.readouterr().out
+    assert title in " ".join(told.split())
+    assert "ep. 2:" in told
+    assert film.is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--method", "pca"], "has no trained model of --method=pca --training-seed=0"),
+        (["--training-seed", "3"], "has no trained model of --method=student --training-seed=3"),
+        (["--method", "ucb"], "--method is 'ucb', expected one of student, teacher"),
+    ],
+)
+def test_what_a_run_has_not_trained_is_told(finished, capsys, more, expected):
+    with pytest.raises(SystemExit) as ended:
+        demo(["--model", str(finished), *more])
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_shipped_teacher_is_demonstrated(finished, shipped, tmp_path, capsys):
+    folder = tmp_path / "teacher"
+    shutil.copytree(finished / "seed_0/teacher/model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    of_student = json.loads((shipped / "config.json").read_text())["provenance"]
+    config["provenance"]["split_settings"] = of_student["split_settings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    demo(["--model", str(folder), "--episodes", "1", "--gif", str(tmp_path / "film.gif")])
+    assert "teacher: weights frozen" in capsys.readouterr().out
+    config["teacher"]["target"] = "somebody:Model"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        demo(["--model", str(folder)])
+    assert "code of whoever saved it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["weights", "no provenance", "other split"])
