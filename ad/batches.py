@@ -7,6 +7,7 @@ the same data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -62,6 +63,7 @@ class TripleSource:
         world_size: All processes.
         accumulation_steps: Micro-batches per update.
         first_region: First region of a history used as a current one.
+        extra: (rows, L, ...) arrays by name, handed on with the current regions.
 
     Raises:
         ValueError: The batch cannot be shared out, or no region is left to be a current one.
@@ -81,6 +83,7 @@ class TripleSource:
         world_size: int = 1,
         accumulation_steps: int = 1,
         first_region: int = 0,
+        extra: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         shares, window = world_size * accumulation_steps, sampling.window
         if batch_size % (shares * window):
@@ -90,6 +93,7 @@ class TripleSource:
                 f"{accumulation_steps} accumulation steps{windows}; change batch_size"
             )
         self.table = table
+        self.extra = dict(extra or {})
         self.sampling = sampling
         self.batch_size = batch_size
         self.n_context_regions = n_context_regions
@@ -153,11 +157,12 @@ class TripleSource:
         context = self._regions(context_rows)
         present = torch.from_numpy(has_context).to(self.device)
         if not has_context.all():
-            context = context.map(lambda field: _blanked(field, present))
+            context = context.map(lambda field: blanked(field, present))
         shared = None
         if self.sampling.window > 1:
             shared = self._shared(context_rows, has_context)
-        return Triple(context, present, self._regions(rows), shared)
+        told = {name: torch.from_numpy(e[rows]).to(self.device) for name, e in self.extra.items()}
+        return Triple(context, present, self._regions(rows), shared, told)
 
     def _shared(self, rows: np.ndarray, present: np.ndarray) -> Shared:
         """Return context rows (B, R) each once, without those that are not there."""
@@ -202,7 +207,7 @@ def _first_rows(region: np.ndarray, rows: np.ndarray, window: int) -> np.ndarray
     return rows[np.unique(begins)]
 
 
-def _blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Zero what is absent; `field` (B, R, L, ...), `present` (B, R)."""
     shown = present.view(*present.shape, *[1] * (field.ndim - 2))
     return torch.where(shown, field, torch.zeros((), dtype=field.dtype, device=field.device))

@@ -91,15 +91,18 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, latents: Latents) -> Tensor:
         """Return action parameters (B, T, P) for step tokens (B, T, D) given latents (B, M, D)."""
+        return self.action_head(self.hidden(tokens, latents))
+
+    def hidden(self, tokens: Tensor, latents: Latents) -> Tensor:
+        """Return what the actions are read from, (B, T, D), arguments as of `forward`."""
         if self.sees_region:
             tokens = tokens + self.positions[: tokens.shape[1]]
-        hidden = self.layers(
+        return self.layers(
             tokens,
             is_causal=True,
             memory=self.layers.project_memory(latents.values),
             memory_mask=latents.mask,
         )
-        return self.action_head(hidden)
 
     def start(self, latents: Latents, state: DecoderState | None = None) -> DecoderState:
         """Begin a region: project latents (B, M, D), empty the caches (`state`'s are reused)."""

@@ -81,12 +81,14 @@ class Triple:
         has_context: (B, R) bool.
         query: Current regions: fields (B, L, ...); their actions are the targets Y.
         shared: `context` once more, without repetitions; None where nobody has looked for any.
+        extra: (B, L, ...) by name, what else an objective is told of the current regions.
     """
 
     context: Regions
     has_context: Tensor
     query: Regions
     shared: Shared | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def nearest(self, n_regions: int) -> tuple[Regions, Tensor]:
         """Return the nearest previous regions (B, n_regions, L, ...) and which are there."""
@@ -131,6 +133,7 @@ class Output:
         losses: Auxiliary losses by name, scalars with gradient.
         metrics: Further scalars to log.
         mask: (B, L) bool, steps that were predicted at all; None for all of the current regions'.
+        hidden: (B, L, D), what the actions are read from; None where a model does not say.
     """
 
     parameters: Tensor
@@ -138,6 +141,7 @@ class Output:
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class State(Protocol):

@@ -25,6 +25,8 @@ from nets.regions import Regions, join_regions
 from nets.spaces import FieldSpec
 from training.optim import StagedObjective, annealed
 
+LABELS_NAME = "labels"
+"""In `Triple.extra`: parameters (B, L, P) of how somebody informed would have acted."""
 MOST_QUERIES = 1024
 """The most observations that all are asked about in every update."""
 
@@ -39,7 +41,11 @@ class LossConfig:
 
     Attributes:
         alpha: α, weight of cross-entropy on the recorded action.
-        beta: β, weight of the divergence from the teacher; 0 needs no teacher.
+        beta: β, weight of the divergence from the target; 0 needs none.
+        target: Whose distribution that is: the `teacher`'s; `bayes`, how posterior sampling acts
+            given the whole history, without noise (prior and noise of the histories: section
+            `posterior`); `optimal`, the expert of the task, which the family must have;
+            `monte_carlo`, the best actions of the task as simulator rollouts show it.
         tau: τ, softening temperature of the divergence.
         kl: Direction of the divergence: `forward`, KL(teacher || student), which covers all that
             the teacher does; `reverse`, KL(student || teacher), which keeps to what it does most;
@@ -59,6 +65,7 @@ class LossConfig:
 
     alpha: Annotated[float, AtLeast(0)] = 1.0
     beta: Annotated[float, AtLeast(0)] = 0.0
+    target: Literal["teacher", "bayes", "optimal", "monte_carlo"] = "teacher"
     tau: Annotated[float, Above(0)] = 1.0
     kl: Literal["forward", "reverse", "both"] = "forward"
     queries: Literal["visited", "all"] = "visited"
@@ -78,12 +85,23 @@ class LossConfig:
         for name, value, default in (
             ("kl", self.kl, "forward"),
             ("queries", self.queries, "visited"),
+            ("target", self.target, "teacher"),
         ):
             if self.beta == 0 and value != default:
                 raise ValueError(
                     f"{name} is {value}, but beta is 0: there is no divergence to take; raise beta "
                     f"above 0, or leave {name} at {default}"
                 )
+        if self.queries == "all" and self.target != "teacher":
+            raise ValueError(
+                f"queries is all, but target is {self.target}, which tells how to act where a "
+                "history was and nowhere else; set queries to visited, or target to teacher"
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher must have been trained."""
+        return self.beta > 0 and self.target == "teacher"
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -243,13 +261,14 @@ class ActionObjective(StagedObjective):
     Args:
         student: The module trained.
         loss: Weights.
-        teacher: An in-context model of full raw context; needed if beta > 0. It is not a submodule:
-            it is neither trained nor saved nor synchronised.
+        teacher: An in-context model of full raw context, if it is the target; for another target,
+            batches bring `LABELS_NAME`. It is not a submodule: it is neither trained nor saved nor
+            synchronised.
         freeze_compressor: Whether Cθ gets no gradient, and acts without dropout.
 
     Raises:
-        ValueError: If beta > 0 and there is no teacher, or one that sees more than a step where all
-            observations are asked about.
+        ValueError: If a teacher is the target and there is none, or one that sees more than a step
+            where all observations are asked about.
         ObjectiveError: If there are too many of these, or they cannot be counted.
     """
 
@@ -262,7 +281,7 @@ class ActionObjective(StagedObjective):
         freeze_compressor: bool = False,
     ) -> None:
         super().__init__()
-        if loss.beta > 0 and teacher is None:
+        if loss.needs_teacher and teacher is None:
             raise ValueError(f"beta is {loss.beta}, which needs a teacher, but there is none")
         self.student = student
         self.config = loss
@@ -303,15 +322,13 @@ class ActionObjective(StagedObjective):
         loss = config.alpha * nll
         loss = loss + auxiliary_loss(output.losses, config.lambda_cap, config.weights)
         metrics = {"action_nll": nll, **output.losses, **output.metrics}
-        teacher = self._hidden[0]
-        if teacher is not None and config.beta > 0:
-            with torch.no_grad():
-                target = teacher(asked).parameters
+        if config.beta > 0:
+            target = self._target(asked)
             first = n_steps if config.queries == "all" else 0
             apart = divergence(actions, target, output.parameters, config)
             kl = masked_mean(apart[:, first:], asked.query.mask[:, first:])
             loss = loss + config.beta * config.tau**2 * kl
-            metrics["teacher_kl"] = kl
+            metrics[f"{config.target}_kl"] = kl
         if max(config.gamma, config.gamma_final or 0.0) > 0 and output.latents is not None:
             reconstruction, fields = self.student.reconstruct(output.latents, _previous(batch))
             gamma = annealed(config.gamma, config.gamma_final, self.progress)
@@ -322,6 +339,14 @@ class ActionObjective(StagedObjective):
             loss = loss + config.attention * matched
             metrics["attention_loss"] = matched
         return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}
+
+    def _target(self, asked: Triple) -> Tensor:
+        """Return the parameters (B, T, P) that the student's are to come near to."""
+        teacher = self._hidden[0]
+        if self.config.target != "teacher" or teacher is None:
+            return asked.extra[LABELS_NAME]
+        with torch.no_grad():
+            return teacher(asked).parameters
 
 
 def _previous(batch: Triple) -> Regions:

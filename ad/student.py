@@ -312,7 +312,12 @@ class CADStudent(InContextModel):
             query: Current regions.
             latents: What the memory holds, (B, N, D).
         """
-        return self.decoder(self.step_encoder(self.scaling.steps(Steps.of(query))), latents)
+        return self.decoder.action_head(self.decode_hidden(query, latents))
+
+    def decode_hidden(self, query: Regions, latents: Latents) -> Tensor:
+        """Return what the actions are read from, (B, T, D), arguments as of `decode`."""
+        tokens = self.step_encoder(self.scaling.steps(Steps.of(query)))
+        return self.decoder.hidden(tokens, latents)
 
     def forward(self, batch: Triple) -> Output:
         """Compress every previous region, lead the memory over them, decode the current one."""
@@ -325,8 +330,9 @@ class CADStudent(InContextModel):
         for k in range(self.n_context_regions):
             nearest = _at(every, places[:, k])
             state = self.memory.update(state, nearest, has_context[:, k])
-        parameters = self.decode(batch.query, self.memory.read(state))
-        return Output(parameters, nearest, every.losses, every.metrics)
+        hidden = self.decode_hidden(batch.query, self.memory.read(state))
+        parameters = self.decoder.action_head(hidden)
+        return Output(parameters, nearest, every.losses, every.metrics, hidden=hidden)
 
     def start(self, n: int) -> StudentState:
         """Return n streams that have seen no region."""

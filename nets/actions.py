@@ -7,6 +7,8 @@ deviations).
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,6 +82,23 @@ class ActionDistribution:
         ratio = torch.exp(2 * (log_p - log_q))
         shift = (mean_p - mean_q).square() * torch.exp(-2 * log_q)
         return (log_q - log_p + 0.5 * (ratio + shift - 1)).sum(-1)
+
+    def cooled(self, parameters: Tensor, temperature: float) -> Tensor:
+        """Parameters (..., P) of the distribution that `sample` draws from at a temperature > 0."""
+        if self.spec.kind == "classes":
+            return parameters / temperature
+        mean, log_std = self._gaussian(parameters)
+        return torch.cat([mean, log_std + math.log(temperature)], dim=-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Entropy (...) in nats, differential where actions are vectors."""
+        if self.spec.kind == "classes":
+            total = torch.zeros(())
+            for logits in self._axes(parameters):
+                log_p = F.log_softmax(logits.float(), dim=-1)
+                total = total.to(log_p) - (log_p.exp() * log_p).sum(-1)
+            return total
+        return (self._gaussian(parameters)[1] + 1.4189385332046727).sum(-1)  # 0.5 log(2 pi e)
 
     def mode(self, parameters: Tensor) -> Tensor:
         """Most likely action, (..., *shape) from parameters (..., P)."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
 from ad.model import ModelConfig
 from ad.objectives import LossConfig, PretrainLossConfig
-from base.ranges import AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
+from ad.on_policy import RolloutsConfig
+from ad.policy_gradient import PolicyGradientLossConfig
+from base.ranges import Above, AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
 from compression.memory import MEMORIES, MemoryConfig, memory_class
@@ -22,6 +24,7 @@ from pipelines.methods import TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
 from teacher.model import TeacherConfig
+from teacher.monte_carlo import MonteCarloConfig
 from teacher.noise_expert import NoiseConfig
 from teacher.posterior_sampling import PosteriorConfig
 from teacher.ppo_config import SourceConfig
@@ -66,10 +69,21 @@ class TrainTeacherConfig:
     Attributes:
         optim: Updates, batch, rates, intervals.
         label_smoothing: Of the cross-entropy.
+        target: What the actions are learned from: those `recorded`, or one of the targets of
+            `distill.loss.target`.
     """
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+    target: Literal["recorded", "bayes", "optimal", "monte_carlo"] = "recorded"
+
+    def __post_init__(self) -> None:
+        """Refuse smoothing of nothing."""
+        if self.target != "recorded" and self.label_smoothing > 0:
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing}, but target is {self.target}, a "
+                "distribution, not an action that could be smoothed; set it to 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,69 @@ class FinetuneConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     compressor_lr_ratio: Annotated[float, AtLeast(0)] = 0.5
     loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class OwnLossConfig(LossConfig):
+    """As of the other stages, but that nothing is learned from the actions recorded."""
+
+    alpha: Annotated[float, Between(0, 0)] = 0.0
+    beta: Annotated[float, Above(0)] = 1.0
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig:
+    """Fine-tuning by expected return, on the student's own rollouts on training tasks.
+
+    Attributes:
+        enabled: Whether there is such a stage at all.
+        keep_start: Whether the weights it starts from stay where validation finds none better.
+        optim: Updates, batch, rates, intervals.
+        compressor_lr_ratio: Learning rate of the compressor as a share of `optim.learning_rate`.
+        rollouts: What the student acts on, from which each batch is taken.
+        loss: Weights of the losses.
+    """
+
+    enabled: bool = False
+    keep_start: bool = True
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compressor_lr_ratio: Annotated[float, AtLeast(0)] = 0.5
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
+    loss: PolicyGradientLossConfig = field(default_factory=PolicyGradientLossConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse batches that cut rollouts apart, and a baseline of nobody."""
+        self.rollouts.n_updates(self.optim)
+        if self.loss.baseline == "streams" and self.rollouts.n_streams < 2:
+            raise ValueError(
+                "loss.baseline is streams, the mean of the other streams of a task, but "
+                "rollouts.n_streams is 1; give 2 or more, or set loss.baseline to value"
+            )
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """Distillation on the student's own rollouts on training tasks.
+
+    Attributes:
+        enabled: Whether there is such a stage at all.
+        keep_start: Whether the weights it starts from stay where validation finds none better.
+        optim: Updates, batch, rates, intervals.
+        compressor_lr_ratio: Learning rate of the compressor as a share of `optim.learning_rate`.
+        rollouts: What the student acts on, from which each batch is taken.
+        loss: Weights of the losses; alpha must be 0, for the recorded actions are its own.
+    """
+
+    enabled: bool = False
+    keep_start: bool = True
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compressor_lr_ratio: Annotated[float, AtLeast(0)] = 0.5
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
+    loss: OwnLossConfig = field(default_factory=OwnLossConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse batches that cut rollouts apart."""
+        self.rollouts.n_updates(self.optim)
 
 
 @dataclass(frozen=True)
@@ -191,6 +268,7 @@ class RunConfig:
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     import_histories: ImportConfig = field(default_factory=ImportConfig)
     export_histories: ExportConfig = field(default_factory=ExportConfig)
+    monte_carlo: MonteCarloConfig = field(default_factory=MonteCarloConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
@@ -203,6 +281,8 @@ class RunConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
+    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
@@ -217,6 +297,7 @@ class RunConfig:
         if self.memory.kind in MEMORIES:  # a user's own is imported where it is built
             memory_class(self.memory.kind).check(self.memory)
         self._check_losses()
+        self._check_rollouts()
 
     def _check_windows(self) -> None:
         """Batches are whole windows."""
@@ -236,6 +317,7 @@ class RunConfig:
             "pretrain.lambda_cap": self.pretrain.lambda_cap,
             "distill.loss.lambda_cap": self.distill.loss.lambda_cap,
             "finetune.loss.lambda_cap": self.finetune.loss.lambda_cap,
+            "on_policy.loss.lambda_cap": self.on_policy.loss.lambda_cap,
         }
         kind = self.compressor.bottleneck
         for key, weight in weights.items():
@@ -252,6 +334,7 @@ class RunConfig:
         stages = {"distill": self.distill} | (
             {"finetune": self.finetune} if self.finetune.enabled else {}
         )
+        stages |= {"on_policy": self.on_policy} if self.on_policy.enabled else {}
         for name, stage in stages.items():
             if stage.loss.queries == "all":
                 for key, sees in (("decoder", self.decoder.sees), ("teacher", self.teacher.sees)):
@@ -272,6 +355,26 @@ class RunConfig:
                 f"distill.loss.attention is {self.distill.loss.attention}, but the compressor, "
                 "which alone it trains, is frozen; set distill.freeze_compressor to false, or "
                 "attention to 0"
+            )
+
+    def _check_rollouts(self) -> None:
+        """What has acted in a rollout is what is trained on it."""
+        memory = self.memory
+        for name in ("policy_gradient", "on_policy"):
+            stage = getattr(self, name)
+            n_regions = stage.rollouts.n_regions
+            if stage.enabled and memory.kind == "recurrent" and n_regions > memory.n_regions + 1:
+                raise ValueError(
+                    f"{name}.rollouts.n_regions is {n_regions}, but memory.kind=recurrent is led "
+                    f"over {memory.n_regions} regions in training: what acted in later regions had "
+                    f"seen more; give at most {memory.n_regions + 1}, or raise memory.n_regions"
+                )
+        kind = self.compressor.bottleneck
+        if self.policy_gradient.enabled and bottleneck_class(kind).has_capacity:
+            raise ValueError(
+                f"policy_gradient is enabled, but compressor.bottleneck={kind} sends noise that is "
+                "drawn anew: the latents that were acted with cannot be computed again; set "
+                "policy_gradient.enabled to false, or take another bottleneck"
             )
 
     def _check_cut_down(self) -> None:

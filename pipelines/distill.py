@@ -14,13 +14,13 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
 from pipelines.common import Run, fit_statistics, open_run
-from pipelines.config import DistillConfig, FinetuneConfig, RunConfig
+from pipelines.config import DistillConfig, FinetuneConfig, OnPolicyConfig, RunConfig
 from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import build_model, load_compressor, load_teacher
 from pipelines.stages import chain, check_method
 
-ActionStage = DistillConfig | FinetuneConfig
+ActionStage = DistillConfig | FinetuneConfig | OnPolicyConfig
 
 
 def main(config: RunConfig) -> None:
@@ -46,5 +46,5 @@ def action_objective(
     run: Run, stage: ActionStage, model: CADStudent, *, freeze: bool
 ) -> ActionObjective:
     """Return L_AD (or L_joint) of a model, with the teacher where the loss needs it."""
-    teacher = load_teacher(run) if stage.loss.beta > 0 else None
+    teacher = load_teacher(run) if stage.loss.needs_teacher else None
     return ActionObjective(model, stage.loss, teacher, freeze_compressor=freeze)

@@ -13,15 +13,17 @@ from torch import nn
 
 from ad.evaluate import validation_scores
 from ad.model import InContextModel
+from ad.objectives import LABELS_NAME
 from ad.policy import Policy
 from base.files import write_text
 from base.seeding import derive
 from pipelines.common import Run, source
+from pipelines.labels import recorded_labels
 from pipelines.models import policy_of
-from pipelines.stages import STAGES, StageError
+from pipelines.stages import STAGES, StageError, own_config
 from tasks.family import Task
 from training.checkpoint import latest_checkpoint
-from training.loop import fit
+from training.loop import Batches, fit
 from training.metrics import training_bytes
 from training.run_dir import mark_done, stage_done
 
@@ -54,6 +56,8 @@ class Training:
         validate: Makes the validation of the objective; None for rollouts of the model.
         validate_first: Whether the weights it starts from may stay the best.
         first_region: First region of a history used as a current one.
+        batches: Makes the batches for the objective and its model; None for those of the training
+            tasks' histories.
     """
 
     stage: str
@@ -62,6 +66,7 @@ class Training:
     validate: Callable[[Run, Any], Callable[[], dict[str, float]]] | None = None
     validate_first: bool = False
     first_region: int = 0
+    batches: Callable[[Any, InContextModel], Batches] | None = None
 
 
 def train(run: Run, training: Training) -> None:
@@ -81,24 +86,15 @@ def train(run: Run, training: Training) -> None:
     torch.manual_seed(derive(config.seed, "weights"))
     objective, model, slow = training.build()
     objective.to(run.accelerator.device)
-    batches = source(
-        run,
-        "train",
-        optim.batch_size,
-        objective.n_context_regions,
-        windows=stage.batches != "regions",
-        max_stride=model.max_stride,
-        seed=derive(config.seed, "batches", stage.batches),
-        rank=run.accelerator.process_index,
-        world_size=run.accelerator.num_processes,
-        accumulation_steps=optim.accumulation_steps,
-        first_region=training.first_region,
-    )
+    if training.batches is not None:
+        batches = training.batches(objective, model)
+    else:
+        batches = _recorded(run, training, objective, model)
     if config.trackers:
         name = "/".join(stage_dir.parts[-2:])
         run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
     objective.train()
-    memory = training_bytes(objective, batches(0))
+    memory = training_bytes(objective, batches(0, 0))
     own = training.validate
     validate = rollout_validation(run, model) if own is None else own(run, objective)
     result = fit(
@@ -136,6 +132,27 @@ def train(run: Run, training: Training) -> None:
         )
     run.accelerator.wait_for_everyone()
     run.say(f"{stage_dir} finished in {time.perf_counter() - started:.0f} s")
+
+
+def _recorded(run: Run, training: Training, objective: Any, model: InContextModel) -> Batches:
+    """Return batches of the histories of training tasks."""
+    stage = STAGES[training.stage]
+    optim = stage.settings(run.config).optim
+    labels = recorded_labels(run, run.table("train"), stage.target(own_config(run.config)))
+    return source(
+        run,
+        "train",
+        optim.batch_size,
+        objective.n_context_regions,
+        extra=None if labels is None else {LABELS_NAME: labels},
+        windows=stage.batches != "regions",
+        max_stride=model.max_stride,
+        seed=derive(run.config.seed, "batches", stage.batches),
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+        accumulation_steps=optim.accumulation_steps,
+        first_region=training.first_region,
+    )
 
 
 def model_card(run: Run, stage: str, model: nn.Module, result: Mapping[str, Any]) -> str:

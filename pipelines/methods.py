@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Group = Literal["student", "teacher", "raw_context", "baseline", "control", "search", "reference"]
 Change = Callable[["RunConfig"], "RunConfig"]
-STUDENT_STAGES = ("pretrain_compressor", "distill", "finetune")
+STUDENT_STAGES = ("pretrain_compressor", "distill", "finetune", "policy_gradient", "on_policy")
 RAW_CONTEXT_STAGES = ("train_teacher",)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ad.objectives import LossConfig
 from base.errors import UserError
 from base.hashes import config_hash, content_hash
 from compression.compressor import compressor_class
@@ -73,6 +74,14 @@ class Stage:
         """Return the settings of a training stage."""
         return getattr(config, self.section)
 
+    def target(self, config: RunConfig) -> str:
+        """Return what a training stage learns the actions from, besides what is recorded."""
+        settings = self.settings(config)
+        loss = getattr(settings, "loss", None)
+        if isinstance(loss, LossConfig):
+            return loss.target if loss.beta > 0 else ""
+        return getattr(settings, "target", "")
+
 
 class Inputs:
     """Inputs hashes of the stages of ONE configuration, whatever its method and training seed.
@@ -119,14 +128,18 @@ def chain(config: RunConfig) -> tuple[str, ...]:
     return tuple(name for name in METHODS[config.method].stages if STAGES[name].wanted(config))
 
 
+def stage_before(config: RunConfig, stage: str) -> str:
+    """Return the training stage that comes before another in the chain of `config.method`."""
+    stages = METHODS[config.method].stages
+    return [s for s in stages[: stages.index(stage)] if STAGES[s].wanted(config)][-1]
+
+
 def has_teacher(config: RunConfig) -> bool:
     """Whether there is a teacher, which evaluations measure the divergence from."""
     methods = (config.method, *config.methods)
-    distilled = any("distill" in METHODS[name].stages for name in methods)
-    used = config.distill.loss.beta > 0 or (
-        config.finetune.enabled and config.finetune.loss.beta > 0
-    )
-    return "teacher" in methods or (distilled and used)
+    students = (name for name in methods if "distill" in METHODS[name].stages)
+    stages = {name for student in students for name in chain(replace(config, method=student))}
+    return "teacher" in methods or any(STAGES[s].target(config) == "teacher" for s in stages)
 
 
 def results_name(config: RunConfig, kind: str = "evaluate") -> str:
@@ -182,14 +195,18 @@ def _training_parents(stage: str) -> Parents:
     """Tables, the teacher where the loss has one, and the stage before in the method's chain."""
 
     def parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
-        loss = getattr(STAGES[stage].settings(config), "loss", None)
-        teacher = [("train_teacher", "teacher")] if getattr(loss, "beta", 0.0) > 0 else []
+        asked = STAGES[stage].target(config) == "teacher"
+        teacher = [("train_teacher", "teacher")] if asked else []
         stages = METHODS[config.method].stages
         earlier = [s for s in stages[: stages.index(stage)] if STAGES[s].wanted(config)]
         last = [(name, config.method) for name in earlier[-1:]]
         return (("build_triples", config.method), *teacher, *last)
 
     return parents
+
+
+_TARGETS = {"bayes": ("posterior",), "monte_carlo": ("monte_carlo",)}
+"""Sections by which targets are made."""
 
 
 def _sections(
@@ -206,6 +223,7 @@ def _sections(
             "method": config.method,
             "stage": STAGES[stage].settings(own),
             **{name: getattr(own, name) for name in of_run},
+            **{name: getattr(own, name) for name in _TARGETS.get(STAGES[stage].target(own), ())},
             **more(own),
         }
 
@@ -324,6 +342,24 @@ _ALL = (
         batches="actions again",  # not those of distill once more
     ),
     Stage(
+        "policy_gradient",
+        _training_folder("policy_gradient"),
+        _sections((*_COMPRESSOR, "memory", "decoder", "validation"), "policy_gradient"),
+        _training_parents("policy_gradient"),
+        wanted=lambda config: config.policy_gradient.enabled,
+        section="policy_gradient",
+        batches="rollouts",
+    ),
+    Stage(
+        "on_policy",
+        _training_folder("on_policy"),
+        _sections((*_COMPRESSOR, "memory", "decoder", "validation"), "on_policy"),
+        _training_parents("on_policy"),
+        wanted=lambda config: config.on_policy.enabled,
+        section="on_policy",
+        batches="rollouts",
+    ),
+    Stage(
         "evaluate",
         _evaluate_folders,
         _evaluate_sections,
@@ -354,4 +390,17 @@ def check_method(config: RunConfig, stage: str, allowed: tuple[str, ...] = TRAIN
     if config.method not in allowed:
         raise StageError(
             f"pipelines.{stage} is not for method={config.method}, but for {', '.join(allowed)}."
+        )
+
+
+def check_enabled(config: RunConfig, stage: str) -> None:
+    """Refuse to run a training stage that the configuration leaves out.
+
+    Raises:
+        StageError: Naming the key that turns it on.
+    """
+    if not STAGES[stage].wanted(config):
+        raise StageError(
+            f"pipelines.{stage} is left out of this run by {STAGES[stage].section}.enabled=false; "
+            "set it to true, in the other stages of the run too."
         )

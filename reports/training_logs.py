@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 NAME = "training"
 LOSS_COLUMNS = ("loss", "action_nll", "rec_loss")  # the first there is
 SCORE_COLUMN = "val_score"
-STAGE_ORDER = ("full context", "pretrain", "distill", "finetune")
+STAGE_ORDER = ("full context", "pretrain", "distill", "finetune", "policy_gradient", "on_policy")
 FULL_CONTEXT_STAGE = STAGE_ORDER[0]  # teachers are trained in one stage that has no name
 
 

@@ -84,6 +84,14 @@ class LeverPosterior:
         """The drawn lever of the context shown."""
         return drawn[self._streams, observations]
 
+    def action_probabilities(self, observations: np.ndarray) -> np.ndarray:
+        """How likely each lever `(n, A)` of the context shown is drawn: evenly of those possible.
+
+        A lever that is still possible after a visit pays, so that draws leave no other trace.
+        """
+        levers = self.levers[self._streams, observations]
+        return levers / levers.sum(-1, keepdims=True).clip(1)
+
 
 class UCBPolicy:
     """UCB1 (Auer, Cesa-Bianchi & Fischer 2002), of each observation by itself.

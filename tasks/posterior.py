@@ -134,6 +134,19 @@ class TabularPosterior(EnumeratedPosterior):
         paid = np.isclose(self.rewards[state, actions], rewards[:, None])  # (n, K)
         return np.where(paid, self.log_transitions[state, actions, following], -np.inf)
 
+    def weights(self) -> np.ndarray:
+        """Likelihoods `(n, K)`, of the likeliest task 1; zeros where none is possible."""
+        best = self.log_likelihoods.max(-1, keepdims=True)
+        return np.exp(self.log_likelihoods - np.where(np.isfinite(best), best, 0.0))
+
+    def action_table(self, observations: np.ndarray) -> np.ndarray:
+        """How likely each action `(n, K, A)` is in each task, the optimal ones evenly."""
+        step = np.minimum(self.elapsed, self.optimal.shape[1] - 1)
+        places = np.arange(len(self.tasks))
+        states = self._states(observations)
+        optimal = self.optimal[places, step[:, None], states[:, None]]  # (n, K, A)
+        return optimal / optimal.sum(-1, keepdims=True)
+
     def actions(
         self, drawn: np.ndarray, observations: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:

@@ -26,6 +26,15 @@ def shortest_moves(
     return np.where((x == 0) & (y == 0), STAY, actions)
 
 
+def move_probabilities(size: int) -> np.ndarray:
+    """How likely `shortest_moves` draws each move, `(size² cells, size² goals, 5)`."""
+    cells = np.stack(np.divmod(np.arange(size**2), size), -1)
+    ahead = cells[None] - cells[:, None]  # (S, S, 2)
+    x, y = ahead[..., 0], ahead[..., 1]
+    moves = np.stack([x > 0, x < 0, y > 0, y < 0, (x == 0) & (y == 0)], -1)  # (S, S, 5)
+    return moves / moves.sum(-1, keepdims=True)
+
+
 class RoomPosterior:
     """Goals that n streams may still have; a draw is a cell's number.
 
@@ -41,6 +50,7 @@ class RoomPosterior:
         self.cells[:, goals[:, 0] * size + goals[:, 1]] = True
         self.found = np.zeros(n_streams, dtype=bool)
         self._streams = np.arange(n_streams)
+        self._moves: np.ndarray | None = None
 
     def sample(self, rng: np.random.Generator, streams: np.ndarray) -> np.ndarray:
         """One of the possible cells `(k,)` of each selected stream, evenly drawn."""
@@ -67,6 +77,17 @@ class RoomPosterior:
     def possible(self, drawn: np.ndarray) -> np.ndarray:
         """Whether the goal can be there."""
         return self.cells[self._streams, drawn]
+
+    def weights(self) -> np.ndarray:
+        """Which cells `(n, size²)` may be the goal."""
+        return self.cells
+
+    def action_table(self, observations: np.ndarray) -> np.ndarray:
+        """How likely each move is, `(n, size², A)`, were the goal at each cell."""
+        if self._moves is None:
+            self._moves = move_probabilities(self.size)
+        places = np.asarray(observations, dtype=np.int64)
+        return self._moves[places[:, 0] * self.size + places[:, 1]]
 
     def actions(
         self, drawn: np.ndarray, observations: np.ndarray, rng: np.random.Generator

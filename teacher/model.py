@@ -27,7 +27,7 @@ from ad.model import (
     build_step_encoder,
     seeded_part,
 )
-from ad.objectives import auxiliary_loss, masked_mean
+from ad.objectives import LABELS_NAME, auxiliary_loss, masked_mean
 from base.errors import UserError
 from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
@@ -289,6 +289,9 @@ def teacher_class(target: str) -> type[InContextModel]:
 class RawContextObjective(nn.Module):
     """Cross-entropy of actions, and a raw-context model's own losses.
 
+    Where a batch brings labels (`ad.objectives.LABELS_NAME`), the divergence from these stands in
+    place of the cross-entropy.
+
     Args:
         teacher: The module trained.
         label_smoothing: Of the cross-entropy.
@@ -311,8 +314,13 @@ class RawContextObjective(nn.Module):
         """Return the loss and metrics (detached scalars) of a batch."""
         teacher, query = self.teacher, batch.query
         output = teacher(batch)
+        mask = query.mask if output.mask is None else output.mask
         nll = teacher.actions.nll(output.parameters, query.actions, self.label_smoothing)
-        nll = masked_mean(nll, query.mask if output.mask is None else output.mask)
-        loss = nll + auxiliary_loss(output.losses, 0.0, self.weights)
-        metrics = {"action_nll": nll, **output.losses, "loss": loss}
+        metrics = {"action_nll": masked_mean(nll, mask), **output.losses}
+        loss = metrics["action_nll"]
+        if LABELS_NAME in batch.extra:
+            kl = teacher.actions.kl(batch.extra[LABELS_NAME], output.parameters)
+            loss = metrics["label_kl"] = masked_mean(kl, mask)
+        loss = loss + auxiliary_loss(output.losses, 0.0, self.weights)
+        metrics["loss"] = loss
         return loss, {name: value.detach() for name, value in metrics.items()}
