@@ -20,7 +20,7 @@ from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from histories.completion import ImportConfig
 from histories.exports import ExportConfig
-from pipelines.methods import TRAINED, UNTRAINED
+from pipelines.methods import METHODS, TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
 from teacher.model import TeacherConfig
@@ -254,7 +254,7 @@ class RunConfig:
     method: Annotated[str, Choices(TRAINED + UNTRAINED)] = "student"
     methods: Annotated[
         list[Annotated[str, Choices(TRAINED + UNTRAINED)]], NonEmpty(), Distinct()
-    ] = field(default_factory=lambda: list(TRAINED))
+    ] = field(default_factory=lambda: [name for name in TRAINED if METHODS[name].usual])
     histories: Annotated[str, PathText()] = ""
     region_len: Annotated[int, AtLeast(1)] = 80
     n_workers: Annotated[int, Between(0, 1024)] = 0

@@ -52,6 +52,13 @@ def sliding_window(config: RunConfig) -> RunConfig:
     return replace(config, teacher=replace(config.teacher, **settings))
 
 
+def dpt(config: RunConfig) -> RunConfig:
+    """Change the teacher to DPT, which learns the optimal actions of the task."""
+    model = {"target": "teacher.dpt:DPT", "kwargs": {}, "sees": "step"}
+    training = replace(config.train_teacher, target="optimal", label_smoothing=0.0)
+    return replace(config, teacher=replace(config.teacher, **model), train_teacher=training)
+
+
 @dataclass(frozen=True)
 class Method:
     """What there is to know of a method before it is trained.
@@ -63,6 +70,8 @@ class Method:
         stages: The training stages it goes through, those that a configuration leaves out among
             them (`pipelines.stages.chain`); none for what is not trained.
         configure: Makes its configuration of the run's.
+        usual: Whether it is trained where a configuration names no methods; not what asks more
+            of a family than others do.
         informed: Whether its latents say anything of a region.
         control_of: The trained method whose model a control acts with.
         control: What a control does to the latents.
@@ -77,6 +86,7 @@ class Method:
     group: Group
     stages: tuple[str, ...] = ()
     configure: Change = unchanged
+    usual: bool = True
     informed: bool = True
     control_of: str | None = None
     control: Control | None = None
@@ -120,6 +130,7 @@ _RECORDS = (
         RAW_CONTEXT_STAGES,
         own_teacher_section("long_context"),
     ),
+    Method("dpt", "DPT", "raw_context", RAW_CONTEXT_STAGES, dpt, usual=False),
     Method("sliding_window", "sliding window", "baseline", RAW_CONTEXT_STAGES, sliding_window),
     _baseline("truncation", "truncation"),
     _baseline("mean_pooling", "mean pooling, raw"),

@@ -34,7 +34,7 @@ def main(config: RunConfig) -> None:
         model = build_model(run)
         fit_statistics(run, model)
         weights = {"token_type_nll": own_config(config).teacher.token_type_weight}
-        smoothing = config.train_teacher.label_smoothing
+        smoothing = own_config(config).train_teacher.label_smoothing
         return RawContextObjective(model, smoothing, weights), model, []
 
     train(run, Training("train_teacher", build))

@@ -71,7 +71,7 @@ class RegionsApart(TeacherModel):
     def __init__(self, config: TeacherModelConfig) -> None:
         super().__init__(config)
         width, blocks = self.positions.shape[1], self.layers.blocks
-        heads: int = blocks[0].attention.n_heads  # pyright: ignore
+        heads: int = blocks[0].attention.n_heads
         self.positions = nn.Parameter(torch.randn(config.region_len + 2, width) * width**-0.5)
         # No region's: added to the keys of the R-th, ..., the nearest region, in each block.
         shape = (len(blocks), self.n_context_regions, heads, 1, width // heads)

@@ -142,8 +142,6 @@ class TeacherModel(InContextModel):
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
         width, region = model.d_model, config.region_len
-        if settings.kwargs:
-            raise TeacherError(f"teacher.kwargs: this model knows none, got {settings.kwargs}.")
         self.n_context_regions = settings.n_context_regions
         self.actions = ActionDistribution(action)
         self.scaling = FieldScaling(observation, action)
@@ -155,8 +153,8 @@ class TeacherModel(InContextModel):
         self.sees = settings.sees
         self.context_len = settings.n_context_regions * (region + 2) + 1
         self.sequence_len = self.context_len + (region if self.sees == "region" else 1)
-        self.positions = nn.Parameter(torch.randn(self.sequence_len, width) * width**-0.5)
-        self.layers = Transformer(width, model.n_heads, settings.n_layers, dropout=settings.dropout)
+        self.build_positions()
+        self.layers: Any = self.build_layers(config)
         self.action_head = nn.Linear(width, self.actions.n_parameters)
         self.token_type_head = nn.Linear(width, 3)
         nn.init.normal_(self.token_types.weight, std=width**-0.5)
@@ -165,6 +163,20 @@ class TeacherModel(InContextModel):
             with seeded_part("matched layers"):
                 match(self.layers)
         self.post_init()
+
+    def build_positions(self) -> None:
+        """Draw what is added to the tokens of a sequence, (sequence_len, D)."""
+        width = self.config.sizes.d_model
+        self.positions = nn.Parameter(torch.randn(self.sequence_len, width) * width**-0.5)
+
+    def build_layers(self, config: TeacherModelConfig) -> nn.Module:
+        """Build the causal blocks; raises TeacherError where `teacher.kwargs` are not known."""
+        model, settings = config.sizes, config.settings
+        if settings.kwargs:
+            raise TeacherError(f"teacher.kwargs: this model knows none, got {settings.kwargs}.")
+        return Transformer(
+            model.d_model, model.n_heads, settings.n_layers, dropout=settings.dropout
+        )
 
     @property
     def context_tokens(self) -> int:
@@ -184,7 +196,7 @@ class TeacherModel(InContextModel):
         """Return the types (sequence_len,) of all tokens of a full sequence."""
         region = [START] + [TRANSITION] * self.region_len + [END]
         types = region * self.n_context_regions + region[:-1]
-        return torch.tensor(types[: self.sequence_len], device=self.positions.device)
+        return torch.tensor(types[: self.sequence_len], device=self.no_context.device)
 
     def tokens_before(self, context: Regions, has_context: Tensor) -> Tensor:
         """Return the tokens before the current region's steps, without positions.
@@ -239,13 +251,14 @@ class TeacherModel(InContextModel):
 
     def border(self, region: Regions, state: RawState) -> RawState:
         """Keep a completed region (n, L, ...) raw, and run the context through the caches anew."""
-        regions = self.take(region, state).regions
+        state = self.take(region, state)
+        regions = state.regions
         missing = self.n_context_regions - len(regions)
         # Those that are missing are not read, whatever stands in their place.
         context = stack_regions([regions[0]] * missing + regions)
         present = torch.arange(self.n_context_regions, device=region.mask.device) >= missing
         before = self.tokens_before(context, present.expand(len(region.mask), -1))
-        return self._begin(before, RawState(regions, state.caches))
+        return self._begin(before, state)
 
     def take(self, region: Regions, state: RawState) -> RawState:
         """Keep a completed region (n, L, ...) raw."""

@@ -1,0 +1,210 @@
+"""Further raw-context models: decoders of transformers, DPT, the whole history as context."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from fixtures import CELLS, CHOICE, HEADS, REGION_LEN, WIDTH, make_teacher, make_triple
+
+from ad.model import ModelConfig, Triple
+from ad.on_policy import RecordingPolicy, live, triple_of
+from pipelines.config import RunConfig
+from pipelines.methods import METHODS
+from tasks.darkroom import DarkRoomFamily
+from teacher.causal_decoder import CausalDecoder
+from teacher.dpt import DPT
+from teacher.model import TeacherConfig, TeacherError, TeacherModelConfig
+from training.config import load_config
+
+ROOM = DarkRoomFamily(size=3, horizon=4)
+LLAMA = {"model_type": "llama", "intermediate_size": 24}
+MAMBA = {"model_type": "mamba", "state_size": 4, "conv_kernel": 3}
+GPT2 = {"model_type": "gpt2", "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+
+
+def config_of(n_context_regions=1, **settings):
+    teacher = TeacherConfig(n_layers=2, n_context_regions=n_context_regions, **settings)
+    sizes = asdict(ModelConfig(WIDTH, HEADS))
+    return TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), REGION_LEN, sizes, asdict(teacher))
+
+
+def decoder(described, n_context_regions=1, **settings):
+    torch.manual_seed(0)
+    return CausalDecoder(config_of(n_context_regions, kwargs={"config": described}, **settings))
+
+
+def dpt(n_context_regions=1, **settings):
+    torch.manual_seed(0)
+    return DPT(config_of(n_context_regions, **{"sees": "step", **settings}))
+
+
+def lived(model, n_regions=4):
+    policy = RecordingPolicy(model)
+    return live(policy, ROOM, [ROOM.tasks()[i] for i in (0, 5, 7)], n_regions=n_regions, seed=1)
+
+
+@pytest.mark.parametrize("n_context_regions", [1, 2])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda r: decoder(LLAMA, r),
+        lambda r: decoder(MAMBA, r),
+        lambda r: decoder(GPT2, r),
+        dpt,
+        # The whole history: as many regions as there are, those before the first being absent.
+        lambda r: make_teacher(3 * r),
+    ],
+    ids=["llama", "mamba", "gpt2", "dpt", "whole history"],
+)
+def test_acting_is_what_is_computed_offline(make, n_context_regions):
+    model = make(n_context_regions)
+    found = lived(model)
+    batch = triple_of(found.regions, model.n_context_regions, {})
+    model.eval()
+    with torch.no_grad():
+        nll = model.actions.nll(model(batch).parameters, batch.query.actions)
+    torch.testing.assert_close(-nll, found.log_probs.flatten(0, 1), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("described", [LLAMA, MAMBA], ids=["llama", "mamba"])
+def test_a_decoder_of_transformers_learns_is_saved_and_is_loaded(described, tmp_path):
+    model, batch = decoder(described), make_triple(6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        loss = model.actions.nll(model(batch).parameters, batch.query.actions).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    model.save_pretrained(str(tmp_path))
+    again = CausalDecoder.from_pretrained(str(tmp_path))
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch).parameters, model(batch).parameters)
+
+
+@pytest.mark.parametrize("described", [LLAMA, MAMBA], ids=["llama", "mamba"])
+def test_a_decoder_of_transformers_is_causal_and_reads_its_context(described):
+    model, batch = decoder(described).eval(), make_triple(4)
+    with torch.no_grad():
+        before = model(batch).parameters
+        later = Triple(batch.context, batch.has_context, batch.query.map(torch.clone))
+        later.query.rewards[:, 3] += 1
+        after = model(later).parameters
+        other = Triple(make_triple(4).context, batch.has_context, batch.query)
+        elsewhere = model(other).parameters
+    torch.testing.assert_close(after[:, :4], before[:, :4])
+    assert (after[:, 4:] - before[:, 4:]).abs().max() > 1e-4
+    moved = (elsewhere - before).abs().amax((1, 2))
+    assert (moved[batch.has_previous] > 1e-4).all()
+    assert (moved[~batch.has_previous] < 1e-5).all()
+
+
+def test_a_state_says_how_many_bytes_it_holds_at_full_length():
+    llama, mamba = decoder(LLAMA), decoder(MAMBA)
+    keys_and_values = 2 * 2 * llama.sequence_len * WIDTH * 4  # two blocks
+    with torch.no_grad():
+        assert llama.start(3).n_bytes == 3 * keys_and_values
+        assert (
+            mamba.start(3).n_bytes == 3 * 2 * (2 * WIDTH) * (3 + 4) * 4
+        )  # inner x (window, state)
+        found = lived(llama, 1)
+    assert found.log_probs.shape == (3, 1, REGION_LEN)
+
+
+@pytest.mark.parametrize(
+    ("described", "settings", "told"),
+    [
+        (None, {}, "expected config, a mapping with model_type"),
+        ({"model_type": "lama"}, {}, "describes no decoder"),
+        ({"model_type": "llama", "hidden_sise": 3}, {}, "has no 'hidden_sise'"),
+        ({"model_type": "bert"}, {}, "llama"),
+        (LLAMA, {"sees": "step"}, "teacher.sees is 'step'"),
+        (LLAMA, {"dropout": 0.1}, "teacher.dropout is 0.1"),
+    ],
+)
+def test_decoders_that_cannot_serve_are_refused_in_a_sentence(described, settings, told):
+    kwargs = {"config": described} if described is not None else {}
+    with pytest.raises(TeacherError) as refused:
+        CausalDecoder(config_of(kwargs=kwargs, **settings))
+    assert told in str(refused.value)
+
+
+def shuffled(batch, generator):
+    """The same transitions, those of a row's regions in another order."""
+    order = torch.randperm(2 * REGION_LEN, generator=generator)
+
+    def moved(field):
+        flat = field.flatten(1, 2)[:, order]
+        return flat.view(field.shape)
+
+    return Triple(batch.context.map(moved), batch.has_context, batch.query)
+
+
+def test_the_context_of_dpt_is_a_set():
+    batch = make_triple(4, 2)
+    batch.has_context[:] = True
+    batch.context.mask[:] = True
+    other = shuffled(batch, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model, teacher = dpt(2).eval(), make_teacher(2).eval()
+        torch.testing.assert_close(model(other).parameters, model(batch).parameters)
+        assert (teacher(other).parameters - teacher(batch).parameters).abs().max() > 1e-3
+        batch.context.rewards[:, 0, 0] += 1.0  # what it holds is read
+        assert (model(other).parameters - model(batch).parameters).abs().max() > 1e-4
+
+
+def test_a_query_of_dpt_is_an_observation_alone():
+    batch = make_triple(4)
+    other = Triple(batch.context, batch.has_context, batch.query.map(torch.clone))
+    other.query.rewards[:] += 1.0
+    other.query.actions[:] = (other.query.actions + 1) % 5
+    other.query.observations[:, 2] = (other.query.observations[:, 2] + 1) % 3
+    with torch.no_grad():
+        model = dpt().eval()
+        before, after = model(batch).parameters, model(other).parameters
+    kept = [0, 1, 3, 4, 5]
+    torch.testing.assert_close(before[:, kept], after[:, kept])
+    assert (before[:, 2] - after[:, 2]).abs().max() > 1e-4
+    with pytest.raises(TeacherError, match="an observation alone"):
+        dpt(sees="region")
+    with pytest.raises(TeacherError, match="knows none"):
+        dpt(kwargs={"window": 3})
+
+
+def test_an_empty_set_and_padding_change_nothing():
+    batch = make_triple(4)
+    emptied = replace(batch, context=make_triple(4).context)
+    emptied.context.mask[:] = batch.context.mask
+    with torch.no_grad():
+        model = dpt().eval()
+        found, other = model(batch).parameters, model(emptied).parameters
+    absent = ~batch.has_previous
+    torch.testing.assert_close(found[absent], other[absent])
+    assert torch.isfinite(found).all()
+
+
+def test_the_method_dpt_learns_optimal_actions_from_sets(tmp_path):
+    (tmp_path / "a.yaml").write_text("train_teacher: {label_smoothing: 0.1}")
+    config = load_config(RunConfig, tmp_path / "a.yaml", [])
+    assert "dpt" not in config.methods  # it asks for an expert, which not every family has
+    changed = METHODS["dpt"].configure(config)
+    assert (changed.teacher.target, changed.teacher.sees) == ("teacher.dpt:DPT", "step")
+    assert (changed.train_teacher.target, changed.train_teacher.label_smoothing) == ("optimal", 0)
+
+
+def test_a_context_of_the_whole_history_reads_its_first_region():
+    whole, short = make_teacher(3).eval(), make_teacher(1).eval()
+    found = lived(whole)
+    batch = triple_of(found.regions, 3, {})
+    changed = triple_of(found.regions.map(torch.clone), 3, {})
+    first = changed.context.rewards.view(3, 4, 3, REGION_LEN)[:, 3, 0]  # the fourth's farthest
+    first += 1.0
+    with torch.no_grad():
+        moved = (whole(changed).parameters - whole(batch).parameters).abs().amax((1, 2)).view(3, 4)
+        same = (short(changed).parameters - short(batch).parameters).abs().max()
+    assert (moved[:, 3] > 1e-4).all()
+    assert (moved[:, :3] == 0).all()
+    assert same == 0
