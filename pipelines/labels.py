@@ -17,10 +17,13 @@ from ad.batches import Table
 from ad.objectives import LABELS_NAME
 from ad.on_policy import Lived
 from base.seeding import derive
+from tasks.bayes import tells_actions
 from tasks.family import Task
+from tasks.posterior import posterior_of
 from teacher.labels import (
     LABELS,
     BayesLabeller,
+    DrawnLabeller,
     ExpertLabeller,
     Labeller,
     label_streams,
@@ -43,6 +46,9 @@ def labeller_maker(run: Run, kind: str) -> Any:
     if kind == "bayes":
         # No prior but the training tasks: what is held out is not even in the targets.
         prior = run.tasks("train") if config.posterior.tasks == "train" else family.tasks()
+        if not tells_actions(posterior_of(family, prior, 1)):
+            seed = derive(config.seed, "labels")
+            return lambda tasks: DrawnLabeller(family, prior, len(tasks), run.action, seed)
         noise = config.posterior.noise
         return lambda tasks: BayesLabeller(family, prior, len(tasks), noise)
     tasks = run.tasks("train")

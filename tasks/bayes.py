@@ -51,7 +51,7 @@ class BayesActions:
             )
         self.posterior: Any = posterior_of(family, prior_tasks, n_streams)
         self.direct = hasattr(self.posterior, "action_probabilities")
-        if not self.direct and not hasattr(self.posterior, "action_table"):
+        if not tells_actions(self.posterior):
             raise FamilyError(
                 f"family {family.name!r}: its posterior draws tasks, but does not tell how likely "
                 "each action is; give it action_probabilities, or weights and action_table "
@@ -93,6 +93,11 @@ class BayesActions:
             self.drawn = _normalised(np.where(told, explained, self.drawn), 0.0)
         self.posterior.update(observations, actions, rewards, next_observations, ended)
         self.starts = np.array(ended, dtype=bool)
+
+
+def tells_actions(posterior: Any) -> bool:
+    """Whether a posterior tells how likely each action is, and does not only draw tasks."""
+    return hasattr(posterior, "action_probabilities") or hasattr(posterior, "action_table")
 
 
 def _normalised(weights: np.ndarray, otherwise: float) -> np.ndarray:

@@ -76,6 +76,10 @@ class PosteriorSamplingPolicy:
         self._observations, self._actions = observations, actions
         return actions
 
+    def acted(self, observations: np.ndarray, actions: np.ndarray) -> None:
+        """Say that somebody else acted in this step; `observe` then tells what that led to."""
+        self._observations, self._actions = observations, actions
+
     def observe(
         self,
         rewards: np.ndarray,

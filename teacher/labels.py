@@ -1,6 +1,7 @@
 """Targets that know more than a history shows: how somebody informed acts where a stream was.
 
-`bayes`: posterior sampling without noise, given the whole history of the stream, as a distribution;
+`bayes`: posterior sampling without noise, given the whole history of the stream, as a distribution
+(of some draws, where its posterior tells no probabilities);
 `optimal`: the family's expert, which knows the task; `monte_carlo`: the best actions of the task as
 simulator rollouts show it (`teacher.monte_carlo`). They are told of the steps of recorded histories
 or of own rollouts, whoever acted. Shapes: S streams, T steps, L region length, P action parameters.
@@ -17,6 +18,7 @@ from ad.batches import Table
 from nets.spaces import FieldSpec
 from tasks.bayes import BayesActions
 from tasks.family import FamilyError, Task, TaskFamily, expert_of
+from tasks.search import PosteriorSamplingPolicy
 
 LABELS = ("bayes", "optimal", "monte_carlo")
 MOST_STREAMS = 2048
@@ -25,6 +27,8 @@ LEAST = 1e-6
 """Probability that stands for none: a divergence in either direction stays finite."""
 N_DRAWS = 8
 """Draws by which an expert shows which actions are equally good."""
+POSTERIOR_DRAWS = 4
+"""Draws that stand for a posterior which tells no probabilities of actions."""
 
 
 class Labeller(Protocol):
@@ -72,6 +76,57 @@ class BayesLabeller:
         """As of a `Labeller`."""
         ended = terminated | truncated
         self.belief.update(observations, actions, rewards, next_observations, ended)
+
+
+class DrawnLabeller:
+    """Posterior sampling where its posterior only draws: the share of some draws' actions.
+
+    Right on average, whatever their number. A draw lasts as long as posterior sampling keeps it,
+    though the stream may do something else.
+
+    Args:
+        family: Of the tasks; has a posterior.
+        prior_tasks: That it may know.
+        n_streams: n.
+        action: Of the family.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        prior_tasks: Sequence[Task],
+        n_streams: int,
+        action: FieldSpec,
+        seed: int,
+    ) -> None:
+        self.n_classes = classes_of(family, action)
+        self.policy = PosteriorSamplingPolicy(family, prior_tasks)
+        self.policy.reset(n_streams * POSTERIOR_DRAWS, seed)
+
+    def probabilities(self, observations: np.ndarray) -> np.ndarray:
+        """As of a `Labeller`."""
+        n = len(observations)
+        drawn = self.policy.act(np.repeat(observations, POSTERIOR_DRAWS, axis=0))
+        axes = drawn.reshape(n, POSTERIOR_DRAWS, len(self.n_classes))
+        return np.concatenate(
+            [np.eye(k)[axes[..., i]].mean(1) for i, k in enumerate(self.n_classes)], axis=-1
+        )
+
+    def update(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_observations: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+    ) -> None:
+        """As of a `Labeller`."""
+        fields = (observations, actions, rewards, terminated, truncated, next_observations)
+        each = [np.repeat(field, POSTERIOR_DRAWS, axis=0) for field in fields]
+        self.policy.acted(*each[:2])
+        self.policy.observe(*each[2:])
 
 
 class ExpertLabeller:

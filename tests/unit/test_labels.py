@@ -26,6 +26,7 @@ from tasks.vector import final_observations
 from teacher.labels import (
     LEAST,
     BayesLabeller,
+    DrawnLabeller,
     ExpertLabeller,
     label_streams,
     label_table,
@@ -351,3 +352,47 @@ def test_families_whose_posterior_tells_no_distribution_are_refused_in_a_sentenc
     family = KeyToDoorFamily(size=3)
     with pytest.raises(FamilyError, match="does not tell how likely each action is"):
         BayesActions(family, family.tasks(), 1)
+
+
+# --- posteriors that only draw --------------------------------------------------------------------
+
+MDP = RandomMDPFamily(n_states=4, n_actions=3, horizon=8, n_tasks=30)
+
+
+def drawn(family, fields, copies=1):
+    """Shares of actions by a posterior that is only drawn from, over several labellers."""
+    _, action = fields_of(family)
+    n = len(fields["rewards"])
+    labellers = [DrawnLabeller(family, family.tasks(), n, action, seed) for seed in range(copies)]
+    return np.mean([np.exp(label_streams(labeller, fields)) for labeller in labellers], axis=0)
+
+
+def test_draws_agree_with_what_is_told_exactly():
+    """Where both are known: arms of a bandit leave no trace of a draw."""
+    _, fields = sampled(BANDIT, 40, 3 * BANDIT.episode_len, noise=0.5)
+    gap = np.abs(drawn(BANDIT, fields, copies=60) - bayes(BANDIT, fields)).mean()
+    assert gap < 0.02
+
+
+def test_draws_are_calibrated_where_nothing_else_is_known():
+    """Of all steps told about the same share of an action, about that share takes it."""
+    _, fields = sampled(MDP, 300, 3 * MDP.episode_len)
+    told = drawn(MDP, fields, copies=30)
+    taken = np.eye(told.shape[-1])[fields["actions"]]
+    for low, high in [(-0.01, 0.02), (0.3, 0.7), (0.98, 1.01)]:
+        chosen = (told > low) & (told < high)
+        assert abs(taken[chosen].mean() - told[chosen].mean()) < 0.05, low
+    first, last = told[:, : MDP.episode_len], told[:, -MDP.episode_len :]
+    assert last.max(-1).mean() > first.max(-1).mean() + 0.1  # it grows certain
+
+
+def test_draws_follow_what_the_stream_did_and_not_what_they_would_have_done():
+    """A stream of random play: what it has seen rules out the same tasks for every draw."""
+    tasks = [MDP.tasks()[i % 30] for i in range(60)]
+    _, action = fields_of(MDP)
+    policy = PosteriorSamplingPolicy(MDP, MDP.tasks(), noise=1.0)
+    fields = lived(MDP, policy, tasks, 12 * MDP.episode_len)
+    told = drawn(MDP, fields)[:, -MDP.episode_len :]
+    expert = ExpertLabeller(MDP, tasks, action, 0)
+    best = np.exp(label_streams(expert, fields))[:, -MDP.episode_len :]
+    assert (told * (best > 1e-3)).sum(-1).mean() > 0.9
