@@ -42,12 +42,15 @@ class ModelConfig:
             from the first update on (`nets.matching`).
         previous_observation: Whether a step token also holds the observation before; not where a
             step is seen alone.
+        squash_actions: Whether Gaussian actions of a bounded Box are squashed to its bounds by
+            tanh, instead of drawn in the space's own units and clipped.
     """
 
     d_model: Annotated[int, Between(2, 65536)] = 64
     n_heads: Annotated[int, Between(1, 1024)] = 4
     init: Literal["independent", "matched"] = "independent"
     previous_observation: bool = False
+    squash_actions: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can be built with."""

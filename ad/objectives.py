@@ -136,7 +136,8 @@ def all_observations(spec: FieldSpec) -> Tensor:
             f"this family's is {found}; set loss.queries to visited."
         )
     axes = torch.meshgrid(*(torch.arange(n) for n in spec.n_classes), indexing="ij")
-    return torch.stack(axes, -1).reshape(-1, *spec.shape)
+    indices = torch.stack(axes, -1).reshape(-1, len(spec.n_classes))
+    return spec.classes(indices)
 
 
 def _asked(observations: Tensor, like: Regions) -> Regions:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ad.policy import Policy
-from nets.spaces import SpaceError, field_spec
+from nets.spaces import FieldSpec, SpaceError, field_spec
 from tasks.family import FamilyError, Task, TaskFamily
 from tasks.family_check import too_long
 from tasks.vector import final_observations
@@ -41,21 +41,22 @@ class Rollout:
 class _Cells:
     """Which of a family's discrete observations each stream has seen in its open episode."""
 
-    def __init__(self, shape: tuple[int, ...], n: int) -> None:
-        self.shape = shape
-        self.seen = np.zeros((n, int(np.prod(shape))), dtype=bool)
+    def __init__(self, spec: FieldSpec, n: int) -> None:
+        self.shape, self.start = spec.n_classes, np.array(spec.start or (0,))[:, None]
+        self.seen = np.zeros((n, int(np.prod(self.shape))), dtype=bool)
 
     def see(self, observations: np.ndarray) -> None:
-        axes = observations.reshape(len(self.seen), -1).astype(np.int64).T
+        axes = observations.reshape(len(self.seen), -1).astype(np.int64).T - self.start
         self.seen[np.arange(len(self.seen)), np.ravel_multi_index(tuple(axes), self.shape)] = True
 
     @staticmethod
     def of(family: TaskFamily, n: int) -> _Cells | None:
         try:
-            shape = field_spec(family.observation_space, "observation").n_classes
+            spec = field_spec(family.observation_space, "observation")
         except SpaceError:
             return None
-        return _Cells(shape, n) if shape and np.prod(shape) <= MOST_CELLS else None
+        shape = spec.n_classes
+        return _Cells(spec, n) if shape and np.prod(shape) <= MOST_CELLS else None
 
 
 def rollout(

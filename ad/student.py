@@ -157,7 +157,7 @@ class CADStudent(InContextModel):
         width, n_latents = parts.model.d_model, parts.compressor.n_latents
         region = {"d_model": width, "region_len": config.region_len}
         sizes = {**region, "n_heads": parts.model.n_heads}
-        self.actions = ActionDistribution(action)
+        self.actions = ActionDistribution(action, squash=parts.model.squash_actions)
         self.scaling = FieldScaling(observation, action)
         self.raw_features = RawFeatures(observation, action)
         self.nested = parts.compressor.nested

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from base.ranges import Between
 from compression.compressor import import_class
 from compression.latents import Latents
+from nets.embeddings import within
 from nets.regions import Regions
 from nets.spaces import FieldSpec
 
@@ -112,6 +113,8 @@ def build_reconstruction(
 
 def n_outputs(spec: FieldSpec) -> int:
     """Return how many numbers a prediction of a field has."""
+    if spec.kind == "parts":
+        return sum(n_outputs(part) for _, part in spec.parts)
     if spec.kind == "classes":
         return sum(spec.n_classes)
     return math.prod(spec.shape)
@@ -146,10 +149,18 @@ def fields_loss(
 
 
 def _field_loss(spec: FieldSpec, outputs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a field's loss and score (B, T): accuracy of classes, squared error of numbers."""
+    """Return a field's loss and score (B, T): accuracy of classes, squared error of numbers.
+
+    Of parts, the means over them.
+    """
+    if spec.kind == "parts":
+        predicted = outputs.split([n_outputs(part) for _, part in spec.parts], dim=-1)
+        pairs = zip(predicted, spec.split(values), strict=True)
+        found = [_field_loss(part, own, within(part, true)) for own, (part, true) in pairs]
+        losses, scores = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
+        return losses, scores
     if spec.kind != "classes":
-        scale = 255.0 if spec.kind == "image" else 1.0
-        error = (outputs - values.reshape(outputs.shape).float() / scale).square().mean(-1)
+        error = (outputs - values.reshape(outputs.shape).float()).square().mean(-1)
         return error, error.detach()
     indices = values.long().reshape(*values.shape[:2], len(spec.n_classes))
     loss = outputs.new_zeros(values.shape[:2])

@@ -2,7 +2,7 @@
 
 Parameters travel as one tensor (B, T, P), so that teacher and student outputs, caches and losses
 need no distribution objects. P = sum of classes, or 2 x dimensions (means, then log standard
-deviations).
+deviations). Squashed, an action is low + (high - low) (1 + tanh u) / 2 of a Gaussian u.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from nets.spaces import FieldSpec, SpaceError
 
 LOG_STD_RANGE = (-5.0, 2.0)
+MARGIN = 1e-3
+"""How far inside -1 ... 1 squashed targets stay: some lie on the bounds, where u has no end."""
 
 
 class ActionDistribution:
@@ -23,16 +25,23 @@ class ActionDistribution:
 
     Args:
         spec: The action field, `classes` or `vector`.
+        squash: Whether numbers are squashed to their bounds; classes are not concerned.
 
     Raises:
-        SpaceError: For image actions.
+        SpaceError: For image actions and actions of parts, and where bounds are missing.
     """
 
-    def __init__(self, spec: FieldSpec) -> None:
-        if spec.kind == "image":
+    def __init__(self, spec: FieldSpec, *, squash: bool = False) -> None:
+        if spec.kind in ("image", "parts"):
             raise SpaceError(
                 f"an action of shape {spec.shape} cannot be predicted: expected Discrete, "
                 "MultiDiscrete or a Box of one dimension; flatten the action space."
+            )
+        self.squash = squash and spec.kind == "vector"
+        if self.squash and not spec.low:
+            raise SpaceError(
+                "model.squash_actions is true, but the action space has no finite bounds to squash "
+                "to; set it to false, or bound the space."
             )
         self.spec = spec
         self.n_parameters = (
@@ -43,12 +52,21 @@ class ActionDistribution:
         return list(parameters.split(self.spec.n_classes, dim=-1))
 
     def _indices(self, actions: Tensor) -> Tensor:
-        return actions.long().reshape(*actions.shape[:2], len(self.spec.n_classes))
+        return self.spec.indices(actions)
 
     @staticmethod
     def _gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = parameters.float().chunk(2, dim=-1)
         return mean, log_std.clamp(*LOG_STD_RANGE)
+
+    def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return middle and half width of the action space."""
+        low, high = (torch.tensor(bound).to(like) for bound in (self.spec.low, self.spec.high))
+        return (low + high) / 2, (high - low) / 2
+
+    def _squashed(self, u: Tensor) -> Tensor:
+        middle, half = self._bounds(u)
+        return middle + half * u.tanh()
 
     def nll(self, parameters: Tensor, actions: Tensor, smoothing: float = 0.0) -> Tensor:
         """Negative log-likelihood (B, T) in nats of `actions` (B, T, ...), with label smoothing."""
@@ -65,11 +83,21 @@ class ActionDistribution:
                 total = total.to(loss) + loss
             return total.view(actions.shape[:2])
         mean, log_std = self._gaussian(parameters)
-        z = (actions.float() - mean) * torch.exp(-log_std)
-        return (0.5 * z.square() + log_std + 0.9189385332046727).sum(-1)  # 0.5 * log(2 pi)
+        values, stretch = actions.float(), torch.zeros_like(mean)
+        if self.squash:
+            middle, half = self._bounds(values)
+            inside = ((values - middle) / half).clamp(MARGIN - 1, 1 - MARGIN)
+            values = inside.atanh()
+            stretch = half.log() + torch.log1p(-inside.square())  # log |da / du|
+        z = (values - mean) * torch.exp(-log_std)
+        # 0.5 * log(2 pi)
+        return (0.5 * z.square() + log_std + 0.9189385332046727 + stretch).sum(-1)
 
     def kl(self, target: Tensor, parameters: Tensor, temperature: float = 1.0) -> Tensor:
-        """KL(target || ours) (B, T) in nats, both softened by `temperature` (categorical only)."""
+        """KL(target || ours) (B, T) in nats, both softened by `temperature` (categorical only).
+
+        Squashing both alike changes no divergence: that of the Gaussians is exact.
+        """
         if self.spec.kind == "classes":
             total = torch.zeros(())
             for p, q in zip(self._axes(target), self._axes(parameters), strict=True):
@@ -101,11 +129,12 @@ class ActionDistribution:
         return (self._gaussian(parameters)[1] + 1.4189385332046727).sum(-1)  # 0.5 log(2 pi e)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """Most likely action, (..., *shape) from parameters (..., P)."""
+        """Most likely action, (..., *shape) from parameters (..., P); the median where squashed."""
         if self.spec.kind == "classes":
             best = torch.stack([axis.argmax(-1) for axis in self._axes(parameters)], dim=-1)
-            return best if self.spec.shape else best[..., 0]
-        return self._gaussian(parameters)[0]
+            return self.spec.classes(best)
+        mean = self._gaussian(parameters)[0]
+        return self._squashed(mean) if self.squash else mean
 
     def sample(
         self, parameters: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
@@ -114,11 +143,11 @@ class ActionDistribution:
         if self.spec.kind != "classes":
             mean, log_std = self._gaussian(parameters)
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            return mean + temperature * log_std.exp() * noise
+            drawn = mean + temperature * log_std.exp() * noise
+            return self._squashed(drawn) if self.squash else drawn
         drawn = []
         for axis in self._axes(parameters):
             uniform = torch.rand(axis.shape, generator=generator, device=axis.device)
             gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
             drawn.append((axis.float() / temperature + gumbel).argmax(-1))
-        best = torch.stack(drawn, dim=-1)
-        return best if self.spec.shape else best[..., 0]
+        return self.spec.classes(torch.stack(drawn, dim=-1))

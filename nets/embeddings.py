@@ -23,10 +23,10 @@ Sees = Literal["region", "step"]
 
 
 class FieldEncoder(nn.Module):
-    """Encoder of one raw field into (B, T, D).
+    """Encoder of one field, scaled by `nets.scaling`, into (B, T, D).
 
     Classes: one embedding per axis, summed (never one per joint cell: coordinates must generalise).
-    Vectors: linear; `nets.scaling` has scaled them. Images: a small CNN.
+    Vectors: linear. Images: a small CNN. Parts: the sum of an encoder of each.
 
     Args:
         spec: The field.
@@ -42,6 +42,8 @@ class FieldEncoder(nn.Module):
             self.register_buffer("offsets", torch.tensor(starts))
             self.table = nn.Embedding(sum(spec.n_classes), d_model)
             nn.init.normal_(self.table.weight, std=d_model**-0.5)
+        elif spec.kind == "parts":
+            self.encoders = nn.ModuleList(FieldEncoder(part, d_model) for _, part in spec.parts)
         elif spec.kind == "vector":
             self.linear = nn.Linear(spec.shape[0], d_model)
         else:
@@ -56,7 +58,11 @@ class FieldEncoder(nn.Module):
             )
 
     def forward(self, values: Tensor) -> Tensor:
-        """Encode (B, T, *shape) raw values to (B, T, D)."""
+        """Encode (B, T, *shape) scaled values to (B, T, D)."""
+        if self.spec.kind == "parts":
+            pieces = [within(*part) for part in self.spec.split(values)]
+            found = [encode(piece) for encode, piece in zip(self.encoders, pieces, strict=True)]
+            return torch.stack(found).sum(0)
         if self.spec.kind == "classes":
             if not self.spec.shape:
                 return self.table(values.long())
@@ -64,8 +70,16 @@ class FieldEncoder(nn.Module):
         if self.spec.kind == "vector":
             return self.linear(values.float())
         batch, steps = values.shape[:2]
-        images = values.flatten(0, 1).movedim(-1, 1).float() / 255.0  # (B*T, C, H, W)
+        images = values.flatten(0, 1).movedim(-1, 1).float()  # (B*T, C, H, W)
         return self.cnn(images).view(batch, steps, -1)
+
+
+def within(spec: FieldSpec, values: Tensor) -> Tensor:
+    """Return a part's values, classes as indices that exist: where nothing is, a row is zeros."""
+    if spec.kind != "classes":
+        return values
+    most = torch.tensor(spec.n_classes, device=values.device) - 1
+    return values.long().clamp_min(0).minimum(most.reshape(spec.shape))
 
 
 class TransitionEncoder(nn.Module):
@@ -165,6 +179,8 @@ class RawFeatures(nn.Module):
     @staticmethod
     def width_of(spec: FieldSpec) -> int:
         """Number of features of one field."""
+        if spec.kind == "parts":
+            return sum(RawFeatures.width_of(part) for _, part in spec.parts)
         if spec.kind == "classes":
             return sum(spec.n_classes)
         return math.prod(spec.shape)
@@ -176,9 +192,11 @@ class RawFeatures(nn.Module):
 
     @staticmethod
     def _features(spec: FieldSpec, values: Tensor) -> Tensor:
+        if spec.kind == "parts":
+            pieces = [(part, within(part, piece)) for part, piece in spec.split(values)]
+            return torch.cat([RawFeatures._features(*each) for each in pieces], dim=-1)
         if spec.kind != "classes":
-            scale = 255.0 if spec.kind == "image" else 1.0
-            return values.flatten(2).float() / scale
+            return values.flatten(2).float()
         axes = values.long().reshape(*values.shape[:2], len(spec.n_classes))
         hots = [F.one_hot(axes[..., i], n) for i, n in enumerate(spec.n_classes)]
         return torch.cat(hots, dim=-1).float()

@@ -52,22 +52,23 @@ class FieldScaling(nn.Module):
         self.register_buffer("uncertainty", torch.ones(len(self.FIELDS)))
         for name in ("observations", "actions", "rewards"):
             spec = self.specs[name]
-            if spec.kind == "vector":
-                low, high = torch.tensor(spec.low or -1.0), torch.tensor(spec.high or 1.0)
-                self.register_buffer(f"{name}_mean", ((low + high) / 2).expand(spec.shape).clone())
-                half = ((high - low) / 2).clamp_min(LEAST_STD)
-                self.register_buffer(f"{name}_std", half.expand(spec.shape).clone())
+            if spec.kind in ("vector", "parts"):
+                mean, std = _begin(spec)
+                self.register_buffer(f"{name}_mean", mean)
+                self.register_buffer(f"{name}_std", std)
 
     @torch.no_grad()
     def fit(self, regions: Regions) -> None:
         """Take the statistics of training regions, fields (N, T, ...)."""
         for name in ("observations", "actions", "rewards"):
-            if self.specs[name].kind == "vector":
+            if self.specs[name].kind in ("vector", "parts"):
                 values = getattr(regions, name)[regions.mask].double()  # (n, ...)
                 std = values.std(0, correction=0)
                 std = torch.where(std > LEAST_STD, std, 1.0)
-                getattr(self, f"{name}_mean").copy_(values.mean(0))
-                getattr(self, f"{name}_std").copy_(std)
+                real = _real(self.specs[name])
+                mean_kept, std_kept = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
+                mean_kept.copy_(torch.where(real.to(values.device), values.mean(0), mean_kept))
+                std_kept.copy_(torch.where(real.to(values.device), std, std_kept))
         scaled = self.regions(regions)
         for i, name in enumerate(self.FIELDS):
             values = getattr(scaled, name)[scaled.mask]
@@ -100,19 +101,57 @@ class FieldScaling(nn.Module):
         return dict(zip(self.FIELDS, weights, strict=True))
 
     def _scaled(self, name: str, values: Tensor) -> Tensor:
-        if self.specs[name].kind != "vector":
-            return values
+        spec = self.specs[name]
+        if spec.kind == "image":
+            return _pixels(spec, values)
+        if spec.kind == "classes":
+            if not spec.start:
+                return values
+            most = values.new_tensor(spec.n_classes, dtype=torch.long) - 1
+            indices = spec.indices(values).clamp_min(0).minimum(most)  # what is absent is 0
+            return indices.reshape(values.shape)
         return (values.float() - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
 
 
 def _uncertainty(spec: FieldSpec, values: Tensor) -> Tensor:
     """Return a field's marginal entropy (nats, mean over axes) or variance; values (n, ...)."""
+    if spec.kind == "parts":
+        return torch.stack([_uncertainty(*part) for part in spec.split(values)]).mean()
     if spec.kind != "classes":
-        scale = 255.0 if spec.kind == "image" else 1.0
-        return (values.double() / scale).var(0, correction=0).mean()
+        return values.double().var(0, correction=0).mean()
     axes = values.long().reshape(len(values), len(spec.n_classes))
     entropies = []
     for i, n in enumerate(spec.n_classes):
         shares = torch.bincount(axes[:, i], minlength=n) / max(len(values), 1)
         entropies.append(torch.special.entr(shares.double()).sum())
     return torch.stack(entropies).mean()
+
+
+def _begin(spec: FieldSpec) -> tuple[Tensor, Tensor]:
+    """Return what numbers are shifted and divided by before anything is fitted, (*shape)."""
+    if spec.kind == "parts":
+        pairs = [_begin(part) for _, part in spec.parts]
+        mean, std = (torch.cat([pair[i].reshape(-1) for pair in pairs]) for i in (0, 1))
+        return mean, std
+    if spec.kind == "classes":
+        start = torch.tensor(spec.start or (0,)).float()
+        return start.expand(spec.shape or (1,)).clone(), torch.ones(spec.shape or (1,))
+    if spec.kind == "image":
+        low, high = torch.tensor(spec.low or (0.0,)), torch.tensor(spec.high or (255.0,))
+        return low.expand(spec.shape).clone(), (high - low).expand(spec.shape).clone()
+    low, high = torch.tensor(spec.low or -1.0), torch.tensor(spec.high or 1.0)
+    half = ((high - low) / 2).clamp_min(LEAST_STD)
+    return ((low + high) / 2).expand(spec.shape).clone(), half.expand(spec.shape).clone()
+
+
+def _real(spec: FieldSpec) -> Tensor:
+    """Return which numbers of a value are scaled by statistics, bool (*shape)."""
+    if spec.kind == "parts":
+        return torch.cat([_real(part).reshape(-1) for _, part in spec.parts])
+    return torch.full(spec.shape, spec.kind == "vector")
+
+
+def _pixels(spec: FieldSpec, values: Tensor) -> Tensor:
+    """Return an image's pixels between 0 and 1."""
+    low, high = (*spec.low, 0.0)[0], (*spec.high, 255.0)[0]
+    return (values.float() - low) / (high - low)

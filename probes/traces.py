@@ -188,6 +188,7 @@ def cells_of(observations: np.ndarray, spec: FieldSpec) -> np.ndarray | None:
         return None
     axes = np.asarray(observations, dtype=np.int64)
     axes = axes.reshape(*axes.shape[: axes.ndim - len(spec.shape)], len(spec.n_classes))
+    axes = axes - np.array(spec.start or (0,))
     return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(axes, -1, 0)), spec.n_classes))
 
 
@@ -216,5 +217,6 @@ def goal_cells(tasks: Sequence[Task], spec: FieldSpec) -> dict[int, int] | None:
 def _is_cell(value: object, spec: FieldSpec) -> bool:
     axes = value if isinstance(value, list) else [value]
     return len(axes) == len(spec.n_classes) and all(
-        type(axis) is int and 0 <= axis < n for axis, n in zip(axes, spec.n_classes, strict=True)
+        type(axis) is int and first <= axis < first + n
+        for axis, first, n in zip(axes, spec.start or (0,) * len(axes), spec.n_classes, strict=True)
     )

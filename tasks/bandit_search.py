@@ -114,6 +114,7 @@ class UCBPolicy:
                 f"{spaces[0]} and {spaces[1]}; collect another style"
             )
         self.shape = tuple(int(space.n) for space in spaces)
+        self.first_observation, self.first_action = (int(space.start) for space in spaces)
         self.exploration = exploration
 
     def reset(self, n: int, seed: int) -> None:
@@ -124,6 +125,7 @@ class UCBPolicy:
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions `(n,)`."""
+        observations = observations - self.first_observation
         pulls, paid = (counts[self.streams, observations] for counts in (self.pulls, self.paid))
         with np.errstate(divide="ignore", invalid="ignore"):
             bonus = np.sqrt(self.exploration * np.log(pulls.sum(-1, keepdims=True)) / pulls)
@@ -131,7 +133,7 @@ class UCBPolicy:
         best = index == index.max(-1, keepdims=True)
         actions = (best * self.rng.random(best.shape)).argmax(-1)
         self._place = (self.streams, observations, actions)
-        return actions
+        return actions + self.first_action
 
     def observe(
         self,

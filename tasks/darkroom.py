@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -20,12 +20,14 @@ from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.references import TabularMDP, random_return
 from tasks.return_bounds import ReturnBound, shared_dynamics_bound
-from tasks.room_search import CoveragePolicy, RoomPosterior, shortest_moves
+from tasks.room_search import CoveragePolicy, RoomPosterior, room_images, shortest_moves
+from tasks.vector import OnlyEnv
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.int64)  # (5, 2)
 ACTION_NAMES = ("+x", "-x", "+y", "-y", "stay")
 MOST_TABLE = 2**32  # bytes
 REWARDS = ("every_step", "once")
+OBSERVATIONS = ("cell", "image")
 
 _CELL = 16  # pixels of a rendered cell
 _COLOURS = {"floor": (30, 30, 36), "goal": (70, 190, 110), "agent": (235, 200, 70)}
@@ -126,13 +128,18 @@ class DarkRoomVectorEnv(VectorEnv):
         horizon: int = 20,
         start: Sequence[int] | None = None,
         reward: str = "every_step",
+        observation: str = "cell",
     ) -> None:
-        """Make `n` rooms that differ in their goals `(n, 2)`; the rest as in `DarkRoomEnv`."""
+        """Make `n` rooms that differ in their goals `(n, 2)`; the rest as in `DarkRoomEnv`.
+
+        An observation is the `cell`, or an `image` of the room as of `room_images`.
+        """
         self._goals = np.asarray(goals, dtype=np.int64).reshape(-1, 2)
         for goal in np.unique(self._goals, axis=0):
             room_params(size, horizon, start, goal.tolist(), reward)
         self.num_envs = len(self._goals)
-        self.single_observation_space = MultiDiscrete([size, size])
+        self._images = observation == "image"
+        self.single_observation_space = room_space(size, observation)
         self.single_action_space = Discrete(len(MOVES))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -149,7 +156,11 @@ class DarkRoomVectorEnv(VectorEnv):
         self._positions[:] = self._start
         self._elapsed[:] = 0
         self._reached[:] = False
-        return self._positions.copy(), {}
+        return self._shown(self._positions), {}
+
+    def _shown(self, positions: np.ndarray) -> np.ndarray:
+        """What is observed at positions `(n, 2)`."""
+        return room_images(positions, self._size) if self._images else positions.copy()
 
     def step(
         self, actions: np.ndarray
@@ -164,12 +175,13 @@ class DarkRoomVectorEnv(VectorEnv):
         infos: dict[str, Any] = {}
         self._positions = positions
         if truncated.any():
-            infos = {"final_obs": positions.copy(), "_final_obs": truncated.copy()}
+            infos = {"final_obs": self._shown(positions), "_final_obs": truncated.copy()}
             self._positions[truncated] = self._start
             self._elapsed[truncated] = 0
             self._reached[truncated] = False
         terminated = np.zeros(self.num_envs, dtype=bool)
-        return self._positions.copy(), paid.astype(np.float64), terminated, truncated, infos
+        shown = self._shown(self._positions)
+        return shown, paid.astype(np.float64), terminated, truncated, infos
 
 
 class DarkRoomFamily:
@@ -181,11 +193,18 @@ class DarkRoomFamily:
         horizon: int = 20,
         start: Sequence[int] | None = None,
         reward: str = "every_step",
+        observation: str = "cell",
     ) -> None:
-        """See `DarkRoomEnv` for the arguments; raises FamilyError where one is out of range."""
+        """See `DarkRoomVectorEnv` for the arguments.
+
+        Raises:
+            FamilyError: One is out of range.
+        """
         self._room = room_params(size, horizon, start, (0, 0), reward)
         self.name = "darkroom"
-        self.observation_space = MultiDiscrete([size, size])
+        self.observation_space = room_space(size, observation)
+        if observation != "cell":
+            self._room["observation"] = observation
         self.action_space = Discrete(len(MOVES))
         self.episode_len = horizon
         self._tasks = tuple(
@@ -199,8 +218,10 @@ class DarkRoomFamily:
         """One task per goal."""
         return self._tasks
 
-    def make_env(self, task: Task, render_mode: str | None = None) -> DarkRoomEnv:
-        """One room."""
+    def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
+        """One room; one seen as an image cannot be rendered."""
+        if "observation" in task.params:
+            return OnlyEnv(self.make_vector_env([task]))
         return DarkRoomEnv(**_env_kwargs(task), render_mode=render_mode)
 
     def make_vector_env(self, tasks: Sequence[Task]) -> DarkRoomVectorEnv:
@@ -226,7 +247,7 @@ class DarkRoomFamily:
         observations: np.ndarray,
         rng: np.random.Generator | None = None,
     ) -> np.ndarray:
-        """A shortest-path move `(n,)` int64 from cells `(n, 2)`, stay at the goal.
+        """A shortest-path move `(n,)` int64 from what is observed, stay at the goal.
 
         Where both axes are left to go, `rng` picks one evenly; without it x goes first.
         """
@@ -256,6 +277,17 @@ class DarkRoomFamily:
         """The coverage sweep of the goals of `prior_tasks`."""
         size = self._room["size"]
         return {"coverage": lambda: CoveragePolicy(partial(self.posterior, prior_tasks), size)}
+
+
+def room_space(size: int, observation: str) -> gymnasium.Space:
+    """The observation space of a room; raises FamilyError for another kind of observation."""
+    if observation not in OBSERVATIONS:
+        raise FamilyError(
+            f"observation must be one of {', '.join(OBSERVATIONS)}, got {observation!r}"
+        )
+    if observation == "image":
+        return Box(0, 255, (size, size, 1), np.uint8)
+    return MultiDiscrete([size, size])
 
 
 def room_params(

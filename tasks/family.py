@@ -195,7 +195,7 @@ def optimal_actions_at(
 
 
 def load_family(target: str, kwargs: Mapping[str, Any] | None = None) -> TaskFamily:
-    """Build the family that an import path names.
+    """Build the family that an import path names; Dict and Tuple observations are packed.
 
     Args:
         target: `"module:Class"`, for example `"tasks.darkroom:DarkRoomFamily"`.
@@ -205,6 +205,8 @@ def load_family(target: str, kwargs: Mapping[str, Any] | None = None) -> TaskFam
         FamilyError: The path has another form, leads nowhere, the class refuses the arguments, or
             what it builds lacks a member of `TaskFamily`.
     """
+    from tasks.packed import packed  # which builds on this module
+
     cls = _import_class(target)
     try:
         family = cls(**(kwargs or {}))
@@ -221,7 +223,7 @@ def load_family(target: str, kwargs: Mapping[str, Any] | None = None) -> TaskFam
             f"{target!r} is not a task family: it lacks {', '.join(missing)}; "
             "see TaskFamily in tasks/family.py for what is expected"
         )
-    return family
+    return packed(family)
 
 
 _MEMBERS = (

@@ -11,6 +11,22 @@ import numpy as np
 STAY = 4
 
 
+def seen_cells(observations: np.ndarray) -> np.ndarray:
+    """Cells `(n, 2)` int64 of observations: cells as they are, or images `(n, size, size, 1)`."""
+    observations = np.asarray(observations)
+    if observations.ndim == 2:
+        return observations.astype(np.int64, copy=False)
+    size = observations.shape[1]
+    return np.stack(np.divmod(observations.reshape(len(observations), -1).argmax(-1), size), -1)
+
+
+def room_images(cells: np.ndarray, size: int) -> np.ndarray:
+    """Images `(n, size, size, 1)` uint8 of rooms, 255 where the agent is, at `[x, y]`."""
+    images = np.zeros((len(cells), size, size, 1), dtype=np.uint8)
+    images[np.arange(len(cells)), cells[:, 0], cells[:, 1]] = 255
+    return images
+
+
 def shortest_moves(
     positions: np.ndarray, goals: np.ndarray, rng: np.random.Generator | None = None
 ) -> np.ndarray:
@@ -18,7 +34,7 @@ def shortest_moves(
 
     Where both axes are left to go, `rng` picks one evenly; without it x goes first.
     """
-    ahead = goals - np.asarray(positions, dtype=np.int64)  # (n, 2)
+    ahead = goals - seen_cells(positions)  # (n, 2)
     x, y = ahead[:, 0], ahead[:, 1]
     prefer_x = rng.random(len(ahead)) < 0.5 if rng is not None else np.ones(len(ahead), bool)
     use_x = (x != 0) & (prefer_x | (y == 0))
@@ -66,7 +82,7 @@ class RoomPosterior:
         ended: np.ndarray,
     ) -> None:
         """Look at the cells that the steps ended on."""
-        reached = np.asarray(next_observations, dtype=np.int64)
+        reached = seen_cells(next_observations)
         reached = reached[:, 0] * self.size + reached[:, 1]  # (n,)
         self.cells[self._streams, reached] &= self.found
         new = np.flatnonzero((rewards > 0) & ~self.found)
@@ -120,6 +136,7 @@ class CoveragePolicy:
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Moves `(n,)`; stays where no cell is left."""
+        observations = seen_cells(observations)
         cells = np.stack(np.divmod(np.arange(self.size**2), self.size), -1)
         away = np.abs(observations[:, None] - cells).sum(-1)  # (n, size²)
         left = self.posterior.cells

@@ -143,7 +143,7 @@ class TeacherModel(InContextModel):
         action = FieldSpec.from_json(config.action)
         width, region = model.d_model, config.region_len
         self.n_context_regions = settings.n_context_regions
-        self.actions = ActionDistribution(action)
+        self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)
         with seeded_part("transition_encoder"):
             self.transition_encoder = TransitionEncoder(observation, action, width)

@@ -7,6 +7,7 @@ statistic. For Discrete actions.
 
 import itertools
 from dataclasses import asdict
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -46,7 +47,8 @@ class _Learner:
     def __init__(self, job: SourceJob, config: SourceConfig) -> None:
         self.config, self.rollout_len = config, job.region_len
         self.space, self.n_tasks = job.family.observation_space, len(job.tasks)
-        self.n_actions = int(job.family.action_space.n)  # type: ignore[attr-defined]
+        actions: Any = job.family.action_space
+        self.n_actions, self.first_action = int(actions.n), int(actions.start)
 
     def reset(self, n: int, seed: int) -> None:
         """Begin with new networks."""
@@ -70,7 +72,7 @@ class _Learner:
         actions = (log_probs - noise.log()).argmax(-1)  # (K, S), by the Gumbel trick
         chosen = log_probs.gather(-1, actions[..., None])[..., 0]
         self.acted = (features, actions, chosen)
-        return actions.flatten().numpy()
+        return actions.flatten().numpy() + self.first_action
 
     @torch.no_grad()
     def observe(

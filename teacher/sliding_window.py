@@ -68,7 +68,7 @@ class SlidingWindow(InContextModel):
             )
         self.window: int = window
         self.n_context_regions = max(1, -(-self.window // config.region_len) - 1)
-        self.actions = ActionDistribution(action)
+        self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)
         self.step_encoder = build_step_encoder(model, observation, action)
         self.positions = nn.Parameter(torch.randn(self.window, width) * width**-0.5)

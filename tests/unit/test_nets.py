@@ -250,7 +250,6 @@ def test_spaces_become_fields_that_survive_json(space, expected):
     "space",
     [
         spaces.Dict({"a": spaces.Discrete(2)}),
-        spaces.Discrete(3, start=1),
         spaces.MultiDiscrete([[2, 2], [2, 2]]),
         spaces.Box(0, 1, (2, 2)),
         spaces.Text(3),
