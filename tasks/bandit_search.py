@@ -1,4 +1,4 @@
-"""Searching bandits: what is still possible or likely of their levers, and UCB."""
+"""Searching bandits: what is still possible or likely of their levers, UCB and LinUCB."""
 
 from typing import Any
 
@@ -93,11 +93,112 @@ class LeverPosterior:
         return levers / levers.sum(-1, keepdims=True).clip(1)
 
 
+class LinearPosterior:
+    """Of a theta that rewards phi . theta + noise are linear in; a draw is a theta, `(n, d)`.
+
+    Bayesian linear regression with a normal prior, exact: precision and precision times mean.
+    """
+
+    def __init__(
+        self, features: np.ndarray, prior_std: float, noise: float, n_streams: int
+    ) -> None:
+        """Begin with the prior N(0, prior_std²) for each of d; features `(A, d)`."""
+        dimension = features.shape[1]
+        self.features, self.noise = features, noise
+        self.precision = np.tile(np.eye(dimension) / prior_std**2, (n_streams, 1, 1))  # (n, d, d)
+        self.weighted = np.zeros((n_streams, dimension))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Expected theta `(n, d)`."""
+        return np.linalg.solve(self.precision, self.weighted[..., None])[..., 0]
+
+    def sample(self, rng: np.random.Generator, streams: np.ndarray) -> np.ndarray:
+        """Thetas `(k, d)`."""
+        precision, weighted = self.precision[streams], self.weighted[streams]
+        factor = np.linalg.cholesky(precision)  # its inverse, transposed, spreads as the posterior
+        noise = rng.standard_normal((*weighted.shape, 1))
+        spread = np.linalg.solve(factor.swapaxes(-1, -2), noise)
+        return (np.linalg.solve(precision, weighted[..., None]) + spread)[..., 0]
+
+    def update(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_observations: np.ndarray,
+        ended: np.ndarray,
+    ) -> None:
+        """Add what the pulled arms paid."""
+        seen = self.features[actions] / self.noise  # (n, d)
+        self.precision += seen[:, :, None] * seen[:, None]
+        self.weighted += seen * (np.asarray(rewards) / self.noise)[:, None]
+
+    def possible(self, drawn: np.ndarray) -> np.ndarray:
+        """Nothing is ever ruled out."""
+        return np.ones(len(drawn), dtype=bool)
+
+    def actions(
+        self, drawn: np.ndarray, observations: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The arm that pays most if the drawn thetas are true."""
+        return (drawn @ self.features.T).argmax(-1)
+
+
+class LinUCBPolicy:
+    """LinUCB (Li, Chu, Langford & Schapire 2010) for arms of known features.
+
+    The arm of the largest phi . mean + alpha sqrt(phi . covariance . phi), of the exact posterior.
+    """
+
+    def __init__(self, family: Any, exploration: float = 1.0) -> None:
+        """Act in a family of linear rewards; raises FamilyError for others.
+
+        Args:
+            family: Of the tasks; has `features` and a posterior over theta.
+            exploration: alpha, in standard deviations.
+        """
+        if not hasattr(family, "features"):
+            raise FamilyError(
+                f"LinUCB needs arms of known features, family {family.name!r} has none; collect "
+                "another style"
+            )
+        self.family, self.exploration = family, exploration
+
+    def reset(self, n: int, seed: int) -> None:
+        """Begin n streams that know the prior only."""
+        self.rng = np.random.default_rng(seed)
+        self.posterior: LinearPosterior = self.family.posterior((), n)
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Arms `(n,)`, equals evenly."""
+        features = self.family.features
+        covariance = np.linalg.inv(self.posterior.precision)  # (n, d, d)
+        variance = np.einsum("ad,nde,ae->na", features, covariance, features)
+        index = self.posterior.mean @ features.T + self.exploration * np.sqrt(variance)
+        best = np.isclose(index, index.max(-1, keepdims=True), rtol=0, atol=1e-9)
+        self._actions = (best * self.rng.random(best.shape)).argmax(-1)
+        return self._actions
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        """Take in the rewards."""
+        ended = terminated | truncated
+        fields = (next_observations, self._actions, rewards, next_observations)
+        self.posterior.update(*fields, ended)
+
+
 class UCBPolicy:
     """UCB1 (Auer, Cesa-Bianchi & Fischer 2002), of each observation by itself.
 
-    Every action once, at random, then that of the largest mean reward + sqrt(c ln t / n), t visits
-    of the observation and n pulls of the action there.
+    Every action once, at random, then that of the largest mean reward + s sqrt(c ln t / n), t
+    visits of the observation and n pulls of the action there; s is the family's `reward_std`, the
+    standard deviation of Gaussian rewards, or 1.
     """
 
     def __init__(self, family: Any, exploration: float = 2.0) -> None:
@@ -115,7 +216,7 @@ class UCBPolicy:
             )
         self.shape = tuple(int(space.n) for space in spaces)
         self.first_observation, self.first_action = (int(space.start) for space in spaces)
-        self.exploration = exploration
+        self.exploration = exploration * getattr(family, "reward_std", 1.0) ** 2
 
     def reset(self, n: int, seed: int) -> None:
         """Begin n streams without experience."""

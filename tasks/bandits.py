@@ -78,7 +78,7 @@ class BanditVectorEnv(VectorEnv):
         """Pull levers `(n,)`. An episode's last observation shows its last context again."""
         contexts = self._contexts[:, self._elapsed]
         chance = self._pay[self._streams, contexts, np.asarray(actions)]
-        rewards = (self._rng.random(self.num_envs) < chance).astype(np.float64)
+        rewards = self._rewards(chance)
         self._elapsed += 1
         ended = np.full(self.num_envs, self._elapsed == self._horizon)
         infos: dict[str, Any] = {}
@@ -88,9 +88,13 @@ class BanditVectorEnv(VectorEnv):
         observations = self._contexts[:, self._elapsed].copy()
         return observations, rewards, np.zeros(self.num_envs, dtype=bool), ended, infos
 
+    def _rewards(self, chance: np.ndarray) -> np.ndarray:
+        """What pulled levers `(n,)` of these entries of `pay` pay."""
+        return (self._rng.random(self.num_envs) < chance).astype(np.float64)
 
-class _BanditFamily:
-    """What both families share; `_pay` turns a task's parameters into `(N, A)` probabilities."""
+
+class BanditFamily:
+    """What bandits share; `_pay` turns a task's parameters into `(N, A)` probabilities."""
 
     name: str
     episode_len: int
@@ -143,7 +147,7 @@ class _BanditFamily:
         return self._pays[indices, observations].argmax(-1)
 
 
-class BernoulliBanditFamily(_BanditFamily):
+class BernoulliBanditFamily(BanditFamily):
     """Arms that pay 1 with a probability of their own, drawn evenly from [0, 1].
 
     Nothing is observed: the observation is always 0.
@@ -189,7 +193,7 @@ class BernoulliBanditFamily(_BanditFamily):
         return {"ucb": lambda: UCBPolicy(self)}
 
 
-class KeyedBanditFamily(_BanditFamily):
+class KeyedBanditFamily(BanditFamily):
     """Contexts that each have one paying lever, drawn independently: N log2 A bits a task."""
 
     def __init__(

@@ -23,6 +23,9 @@ FAMILIES = (
     "tasks.random_mdp:RandomMDPFamily",
     "tasks.bandits:BernoulliBanditFamily",
     "tasks.bandits:KeyedBanditFamily",
+    "tasks.gaussian_bandits:GaussianBanditFamily",
+    "tasks.gaussian_bandits:LinearBanditFamily",
+    "tasks.point_mass:PointMassFamily",
     "tasks.gymnasium_family:GymnasiumFamily",
 )
 """Those that are shipped: what a stranger's file may name."""

@@ -2,7 +2,7 @@
 
 from histories.schema import History
 from histories.sources import SourceJob
-from tasks.bandit_search import UCBPolicy
+from tasks.bandit_search import LinUCBPolicy, UCBPolicy
 from tasks.search import PosteriorSamplingPolicy
 from teacher.playing import play
 
@@ -14,6 +14,15 @@ def ucb(job: SourceJob, exploration: float = 2.0) -> list[History]:
         FamilyError: Observations or actions are not Discrete.
     """
     return play(job, UCBPolicy(job.family, exploration), {"exploration": exploration})
+
+
+def linucb(job: SourceJob, exploration: float = 1.0) -> list[History]:
+    """LinUCB; `exploration` is its bonus in standard deviations.
+
+    Raises:
+        FamilyError: The family has no arms of known features.
+    """
+    return play(job, LinUCBPolicy(job.family, exploration), {"exploration": exploration})
 
 
 def thompson(job: SourceJob) -> list[History]:

@@ -44,6 +44,7 @@ SOURCES = {
         quick=True,
     ),
     "ucb": SourceRecord("teacher.bandit_sources:ucb", "", PLAYED, quick=True),
+    "linucb": SourceRecord("teacher.bandit_sources:linucb", "", PLAYED, quick=True),
     "thompson": SourceRecord(
         "teacher.bandit_sources:thompson", "", PLAYED, uses_split=True, quick=True
     ),
