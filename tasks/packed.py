@@ -62,13 +62,16 @@ def pack(space: gymnasium.Space, value: Any) -> np.ndarray:
 def unpack(space: gymnasium.Space, rows: np.ndarray) -> Any:
     """Rows `(n, W)` as a dict or tuple of arrays `(n, ...)` of the parts' dtypes."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        keys = list(space) if isinstance(space, spaces.Dict) else range(len(space))
-        inner = [space[key] for key in keys]  # pyright: ignore[reportArgumentType]
+        named = space.spaces if isinstance(space, spaces.Dict) else dict(enumerate(space.spaces))
+        keys, inner = list(named), list(named.values())
         ends = np.cumsum([sum(_width(part) for _, part in parts_of(one)) for one in inner])
         pieces = np.split(rows, ends[:-1], axis=1)
         values = [unpack(one, piece) for one, piece in zip(inner, pieces, strict=True)]
-        named = dict(zip(keys, values, strict=True))
-        return named if isinstance(space, spaces.Dict) else tuple(values)
+        return (
+            dict(zip(keys, values, strict=True))
+            if isinstance(space, spaces.Dict)
+            else tuple(values)
+        )
     return rows.reshape(len(rows), *(space.shape or ())).astype(space.dtype)
 
 
@@ -79,7 +82,7 @@ class PackedFamily:
         """Wrap `family`, whose observations are a Dict or Tuple."""
         self.family, self.inner_space = family, family.observation_space
         self.name, self.episode_len = family.name, family.episode_len
-        self.observation_space = PackedSpace(family.observation_space)
+        self.observation_space: gymnasium.Space = PackedSpace(family.observation_space)
         self.action_space = family.action_space
         bits = getattr(family, "information_bits", None)
         if bits is not None:
