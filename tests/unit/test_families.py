@@ -339,5 +339,7 @@ def test_a_shipped_family_makes_regions_of_whole_episodes(file):
     family, split = open_tasks(config)
     assert config.region_len % family.episode_len == 0
     few = isinstance(family, DarkRoomFamily) and family.name == "darkroom"  # a task a cell
-    drawn_only = not few and "posterior_sampling" in config.collect.styles  # nothing is trained per task
+    drawn_only = (
+        not few and "posterior_sampling" in config.collect.styles
+    )  # nothing is trained per task
     assert len(split.train) > (500 if drawn_only else FEW_TASKS)
