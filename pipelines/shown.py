@@ -21,7 +21,9 @@ from teacher.model import TeacherModelConfig, teacher_class
 from training.config import load_config
 
 CONFIG, MODEL_CONFIG, WEIGHTS = "config.yaml", "config.json", "model.safetensors"
-TARGETS = ("teacher.model:", "teacher.apart:", "teacher.sliding_window:")
+TARGETS = tuple(
+    f"teacher.{name}:" for name in ("model", "apart", "sliding_window", "causal_decoder", "dpt")
+)
 
 
 class DemoError(UserError):

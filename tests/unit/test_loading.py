@@ -5,6 +5,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ad.loading import ModelError
 from ad.student import CADStudent
-from pipelines.demonstration import DemoError, family_of, load_shipped
+from pipelines.shown import DemoError, actor_of
 from tests.fixtures import FirstTokens, make_student
 
 Weights = dict[str, torch.Tensor]
@@ -82,11 +83,15 @@ def test_a_damaged_config_is_told_in_a_sentence(saved: Path, change: dict):
 
 def test_code_that_a_model_names_is_imported_only_on_trust(tmp_path: Path):
     kind = f"{FirstTokens.__module__}:FirstTokens"
-    make_student(kind).save_pretrained(tmp_path)
+    student = make_student(kind)
+    with open("models/darkroom-student/config.json", encoding="utf-8") as file:
+        student.config.provenance = json.load(file)["provenance"]
+    student.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"compressor\.kind = .*trust_model_code=True"):
-        load_shipped(tmp_path)
-    student = load_shipped(tmp_path, trust_model_code=True)
-    assert isinstance(student.compressor, FirstTokens)
+        actor_of(tmp_path)
+    actor = actor_of(tmp_path, trust_model_code=True)
+    policy: Any = actor.policy_for(actor.tasks[0])
+    assert isinstance(policy.model.compressor, FirstTokens)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +104,14 @@ def test_code_that_a_model_names_is_imported_only_on_trust(tmp_path: Path):
         },
     ],
 )
-def test_a_family_that_a_model_names_is_imported_only_on_trust(provenance: dict):
+def test_a_family_that_a_model_names_is_imported_only_on_trust(provenance: dict, tmp_path: Path):
     student = make_student()
     student.config.provenance = provenance
+    student.save_pretrained(tmp_path)
     with pytest.raises(DemoError, match="--trust-model-code"):
-        family_of(student)
+        actor_of(tmp_path)
 
 
 def test_a_copy_of_what_is_shipped_needs_no_trust(tmp_path: Path):
     shutil.copytree("models/darkroom-student", tmp_path / "copy")
-    assert family_of(load_shipped(tmp_path / "copy")).name.startswith("darkroom")
+    assert actor_of(tmp_path / "copy").family.name.startswith("darkroom")
