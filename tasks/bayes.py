@@ -58,6 +58,7 @@ class BayesActions:
                 "(tasks/bayes.py says what they return), or take loss.target=optimal or teacher"
             )
         self.noise, self.n_actions = noise, int(family.action_space.n)
+        self.first_action = int(family.action_space.start)
         self.starts = np.ones(n_streams, dtype=bool)
         self.drawn = np.zeros(0)
 
@@ -85,7 +86,8 @@ class BayesActions:
     ) -> None:
         """Take in one transition of every stream, whoever chose its action; `ended` `(n,)` bool."""
         if not self.direct:
-            taken = np.take_along_axis(self.table, actions[:, None, None].astype(np.int64), -1)
+            place = actions[:, None, None].astype(np.int64) - self.first_action
+            taken = np.take_along_axis(self.table, place, -1)
             likelihood = (1 - self.noise) * taken[..., 0] + self.noise / self.n_actions
             explained = self.drawn * likelihood
             # An action that no draw explains tells nothing of the draw.

@@ -43,7 +43,7 @@ class DPT(InContextModel):
                 "it to step, or name the method dpt, which does."
             )
         self.n_context_regions = settings.n_context_regions
-        self.actions = ActionDistribution(action)
+        self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)
         with seeded_part("transition_encoder"):
             self.transition_encoder = TransitionEncoder(observation, action, model.d_model)

@@ -100,7 +100,7 @@ class DrawnLabeller:
         action: FieldSpec,
         seed: int,
     ) -> None:
-        self.n_classes = classes_of(family, action)
+        self.n_classes, self.start = classes_of(family, action), action.start or (0,)
         self.policy = PosteriorSamplingPolicy(family, prior_tasks)
         self.policy.reset(n_streams * POSTERIOR_DRAWS, seed)
 
@@ -108,7 +108,7 @@ class DrawnLabeller:
         """As of a `Labeller`."""
         n = len(observations)
         drawn = self.policy.act(np.repeat(observations, POSTERIOR_DRAWS, axis=0))
-        axes = drawn.reshape(n, POSTERIOR_DRAWS, len(self.n_classes))
+        axes = drawn.reshape(n, POSTERIOR_DRAWS, len(self.n_classes)) - np.array(self.start)
         return np.concatenate(
             [np.eye(k)[axes[..., i]].mean(1) for i, k in enumerate(self.n_classes)], axis=-1
         )
@@ -139,7 +139,7 @@ class ExpertLabeller:
     def __init__(
         self, family: TaskFamily, tasks: Sequence[Task], action: FieldSpec, seed: int
     ) -> None:
-        self.n_classes = classes_of(family, action)
+        self.n_classes, self.start = classes_of(family, action), action.start or (0,)
         self.expert = expert_of(family, tasks)
         self.expert.reset()
         self.rng = np.random.default_rng(seed)
@@ -148,6 +148,7 @@ class ExpertLabeller:
         """As of a `Labeller`."""
         drawn = [self.expert.act(observations, self.rng) for _ in range(N_DRAWS)]
         axes = np.stack(drawn).reshape(N_DRAWS, len(observations), len(self.n_classes))
+        axes = axes - np.array(self.start)
         shares = [np.eye(n)[axes[..., i]].mean(0) for i, n in enumerate(self.n_classes)]
         return np.concatenate(shares, axis=-1)
 

@@ -66,6 +66,7 @@ class MonteCarloActions:
         config: MonteCarloConfig | None = None,
     ) -> None:
         self.config, self.observation = config or MonteCarloConfig(), observation
+        self.first_action = (*action.start, 0)[0]
         kinds = {observation.kind, action.kind}
         n_states = int(np.prod(observation.n_classes)) + 1 if kinds == {"classes"} else 0
         if not n_states or len(action.n_classes) != 1:
@@ -90,7 +91,8 @@ class MonteCarloActions:
 
     def states(self, observations: np.ndarray) -> np.ndarray:
         """Return the states `(n,)` of observations `(n, ...)`."""
-        axes = np.asarray(observations, dtype=np.int64).reshape(len(observations), -1).T
+        axes = np.asarray(observations, dtype=np.int64).reshape(len(observations), -1)
+        axes = (axes - np.array(self.observation.start or (0,))).T
         return np.ravel_multi_index(tuple(axes), self.observation.n_classes)
 
     def probabilities(
@@ -120,7 +122,7 @@ class MonteCarloActions:
         observations, _ = env.reset(seed=seed)
         for _ in range(n_steps):
             actions = rng.integers(self.sizes[1], size=len(owner))
-            following, rewards, terminated, _, infos = env.step(actions)
+            following, rewards, terminated, _, infos = env.step(actions + self.first_action)
             reached = self.states(final_observations(following, infos))
             reached = np.where(terminated, self.sizes[2] - 1, reached)
             place = (owner, self.states(observations), actions)

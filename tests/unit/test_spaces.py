@@ -24,6 +24,8 @@ from tasks.bandit_search import UCBPolicy
 from tasks.darkroom import DarkRoomFamily
 from tasks.family import FamilyError, Task, load_family
 from tasks.packed import PackedSpace, pack, unpack
+from teacher.labels import ExpertLabeller
+from teacher.monte_carlo import MonteCarloActions, MonteCarloConfig
 
 SHIFTED = spaces.MultiDiscrete([3, 4], start=[-1, 5])
 MIXED = spaces.Dict(
@@ -151,6 +153,59 @@ def test_ucb_counts_from_anywhere():
         policy.observe((actions == 1).astype(float), *[np.zeros(4, bool)] * 2, np.full(4, 3))
     assert set(np.unique(drawn)) == {-1, 0, 1}
     assert (np.array(drawn[20:]) == 1).mean() > 0.6
+
+
+CORNER = np.array([5, -1])
+
+
+class ShiftedRoom(DarkRoomFamily):
+    """A Dark Room whose cells are counted from (5, -1) and whose actions from 3."""
+
+    def __init__(self):
+        super().__init__(size=3, horizon=4)
+        self.observation_space = spaces.MultiDiscrete([3, 3], start=[5, -1])
+        self.action_space = spaces.Discrete(5, start=3)
+
+    def make_vector_env(self, tasks):
+        env = super().make_vector_env(tasks)
+        plain_reset, plain_step = env.reset, env.step
+
+        def step(actions):
+            shown, rewards, terminated, truncated, infos = plain_step(actions - 3)
+            if "final_obs" in infos:
+                infos["final_obs"] = infos["final_obs"] + CORNER
+            return shown + CORNER, rewards, terminated, truncated, infos
+
+        env.reset = lambda **kwargs: (plain_reset(**kwargs)[0] + CORNER, {})
+        env.step = step
+        return env
+
+    def optimal_actions(self, tasks, observations, rng=None):
+        return super().optimal_actions(tasks, observations - CORNER, rng) + 3
+
+    def optimal_actions_by_index(self, indices, observations, rng=None):
+        shown = observations - CORNER
+        return super().optimal_actions_by_index(indices, shown, rng) + 3
+
+
+def test_targets_count_actions_as_their_space_counts():
+    plain, shifted = DarkRoomFamily(size=3, horizon=4), ShiftedRoom()
+    cells = np.stack(np.divmod(np.arange(9), 3), -1)
+    places, begun = np.full(9, 2), np.zeros(9, dtype=int)
+    found, labelled = [], []
+    for family, shown in ((plain, cells), (shifted, cells + CORNER)):
+        fields = [
+            field_spec(space, "") for space in (family.observation_space, family.action_space)
+        ]
+        counted = MonteCarloActions(
+            family, family.tasks()[:4], *fields, MonteCarloConfig(n_episodes=400)
+        )
+        found.append(counted.probabilities(places, begun, shown))
+        labeller = ExpertLabeller(family, [family.tasks()[2]] * 9, fields[1], seed=0)
+        labelled.append(labeller.probabilities(shown))
+    assert (found[0] == found[1]).all()
+    assert (labelled[0] == labelled[1]).all()
+    assert (found[0].sum(-1) == 1).all()
 
 
 @pytest.mark.parametrize(
