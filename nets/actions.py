@@ -119,7 +119,7 @@ class ActionDistribution:
         return torch.cat([mean, log_std + math.log(temperature)], dim=-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        """Entropy (...) in nats, differential where actions are vectors."""
+        """Entropy (...) in nats, differential where actions are vectors, before any squashing."""
         if self.spec.kind == "classes":
             total = torch.zeros(())
             for logits in self._axes(parameters):

@@ -8,6 +8,7 @@ from fixtures import CELLS, CHOICE, HEADS, REGION_LEN, WIDTH, make_teacher, make
 
 from ad.model import ModelConfig, Triple
 from ad.on_policy import RecordingPolicy, live, triple_of
+from nets.spaces import FieldSpec
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS
 from tasks.darkroom import DarkRoomFamily
@@ -172,6 +173,19 @@ def test_a_query_of_dpt_is_an_observation_alone():
         dpt(sees="region")
     with pytest.raises(TeacherError, match="knows none"):
         dpt(kwargs={"window": 3})
+
+
+def test_squashed_actions_of_dpt_stay_in_their_bounds():
+    bounded = FieldSpec("vector", (2,), (), (-1.0, 0.0), (1.0, 3.0))
+    sizes = asdict(ModelConfig(WIDTH, HEADS, squash_actions=True))
+    teacher = asdict(TeacherConfig(n_layers=1, sees="step"))
+    config = TeacherModelConfig(CELLS.to_json(), bounded.to_json(), REGION_LEN, sizes, teacher)
+    model = DPT(config).eval()
+    with torch.no_grad():
+        parameters = 20 * model(make_triple(4, action=bounded)).parameters
+        drawn = model.actions.sample(parameters)
+    assert (drawn >= torch.tensor([-1.0, 0.0])).all()
+    assert (drawn <= torch.tensor([1.0, 3.0])).all()
 
 
 def test_an_empty_set_and_padding_change_nothing():
