@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from base.imports import ImportPathError, import_object
 from tasks.draws import MOST, check_counts
 from tasks.family import FamilyError
 
@@ -30,7 +31,8 @@ def varied_values(
     Args:
         grid: Values of each name; all combinations, the last name varying fastest.
         draw: A distribution of each name: `{uniform: [low, high]}`, `{log_uniform: [low, high]}`,
-            `{integers: [low, high]}`, both included, or `{choice: [value, ...]}`.
+            `{integers: [low, high]}`, both included, `{choice: [value, ...]}`, or
+            `{call: module:function, kwargs: {...}}`, a function that is given a `seed` besides.
         n_tasks: Where something is drawn, how many tasks; they take the combinations in turn.
         seed: Of the draws; fewer tasks of one seed are the first of more.
 
@@ -91,6 +93,8 @@ def _drawn(
 
 
 def _distribution(name: str, stated: Any) -> Draw:
+    if isinstance(stated, Mapping) and "call" in stated and set(stated) <= {"call", "kwargs"}:
+        return _called(name, stated["call"], stated.get("kwargs") or {})
     kinds = {"uniform": _uniform, "log_uniform": _log_uniform, "integers": _integers}
     if isinstance(stated, Mapping) and len(stated) == 1:
         ((kind, values),) = stated.items()
@@ -100,8 +104,28 @@ def _distribution(name: str, stated: Any) -> Draw:
             return kinds[kind](*values)
     raise FamilyError(
         f"draw of {name!r} must be one of uniform: [low, high], log_uniform: [low, high] with low "
-        f"above 0, integers: [low, high] and choice: [value, ...], got {stated!r}"
+        "above 0, integers: [low, high], choice: [value, ...] and call: module:function, got "
+        f"{stated!r}"
     )
+
+
+def _called(name: str, path: Any, kwargs: Mapping[str, Any]) -> Draw:
+    try:
+        function = import_object(str(path))
+    except ImportPathError as error:
+        raise FamilyError(f"draw of {name!r}: {error}") from error
+
+    def draw(rng: np.random.Generator) -> Any:
+        seed = int(rng.integers(2**31))
+        try:
+            return json.loads(json.dumps(function(**kwargs, seed=seed)))
+        except Exception as error:
+            raise FamilyError(
+                f"draw of {name!r}: {path} with {dict(kwargs)} and seed={seed} must return a JSON "
+                f"value, but it raised {type(error).__name__}: {error}"
+            ) from error
+
+    return draw
 
 
 def _is_range(kind: str, values: Any) -> bool:

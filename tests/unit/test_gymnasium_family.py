@@ -86,6 +86,20 @@ def test_an_attribute_is_what_the_environment_steps_by():
     assert tasks[0].name == "force_mag=-20.0"
 
 
+def test_a_function_of_a_seed_draws_maps():
+    kwargs = {"size": 4, "p": 0.8}
+    path = "gymnasium.envs.toy_text.frozen_lake:generate_random_map"
+    draw = {"desc": {"call": path, "kwargs": kwargs}}
+    family = GymnasiumFamily("FrozenLake-v1", draw=draw, n_tasks=20, is_slippery=False)
+    maps = values(family, "desc")
+    assert {len(rows) for rows in maps} == {4}
+    assert len({"".join(rows) for rows in maps}) == 20
+    again = GymnasiumFamily("FrozenLake-v1", draw=draw, n_tasks=20, is_slippery=False)
+    assert again.tasks() == family.tasks()
+    made = family.make_env(family.tasks()[3]).unwrapped
+    assert [b"".join(row).decode() for row in made.desc] == maps[3]  # type: ignore[attr-defined]
+
+
 def test_a_long_value_is_named_by_number():
     maps = [["SFFF", "FFFF", "FFFF", "FFFG"], ["SFFF", "FHFF", "FFFF", "FFFG"]]
     family = GymnasiumFamily("FrozenLake-v1", {"desc": maps, "is_slippery": [False]})
@@ -140,6 +154,8 @@ def test_processes_step_as_one_process_does():
         ({"draw": {"a": {"integers": [0, 1.5]}}, "n_tasks": 2}, "integers"),
         ({"draw": {"a": {"choice": []}}, "n_tasks": 2}, "choice"),
         ({"draw": {"a": [0, 1]}, "n_tasks": 2}, "draw of 'a'"),
+        ({"draw": {"a": {"call": "json:nothing"}}, "n_tasks": 2}, "no 'nothing'"),
+        ({"draw": {"a": {"call": "json:loads"}}, "n_tasks": 2}, "must return a JSON value"),
         ({"grid": {"a": {"uniform": [0, 1]}}}, "distributions stand in draw"),
         ({"grid": {"a": []}}, "no value"),
         ({"grid": {"a": [1]}, "draw": {"a": {"uniform": [0, 1]}}, "n_tasks": 2}, "both"),
