@@ -31,7 +31,7 @@ from pipelines.config import RUN_INDEPENDENT, RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED
 from pipelines.models import build_model
 from pipelines.sizes import LARGE_MODEL, check_sizes, least_parameters
-from pipelines.stages import STAGES, Inputs, StageError, before
+from pipelines.stages import STAGES, Inputs, StageError, before, has_teacher
 from tasks.family import Task, TaskFamily, load_family
 from tasks.family_check import check_family
 from tasks.splits import Split, few_tasks, make_split
@@ -146,7 +146,8 @@ class Run:
             UserError: Naming the command that does it, or what else it was made from.
         """
         folder = self.folder(stage)
-        if not stage_done(folder, self.inputs_of(stage)):
+        otherwise = stage == "evaluate" and self.evaluated_otherwise()
+        if not (otherwise or stage_done(folder, self.inputs_of(stage))):
             own = "" if STAGES[stage].shared else self._own()
             raise StageError(
                 f"{folder} is not finished, and this stage needs it; run `accelerate launch -m "
@@ -155,6 +156,18 @@ class Run:
         meta = read_meta(folder) or {}
         check_files(folder, meta)
         return meta
+
+    def evaluated_otherwise(self) -> bool:
+        """Whether this method was evaluated with the teacher, which is not listed now, or without.
+
+        The teacher adds a divergence to a student's numbers and changes none of them.
+        """
+        methods = [name for name in self.config.methods if name != "teacher"]
+        if not has_teacher(self.config):
+            methods.append("teacher")
+        turned = Inputs(self.split).of(STAGES["evaluate"], replace(self.config, methods=methods))
+        found = (read_meta(self.folder("evaluate")) or {}).get("inputs")
+        return found == turned and found != self.inputs_of("evaluate")
 
     def parents(self, stage: str) -> dict[str, dict[str, Any]]:
         """Return the meta.json of every stage that a stage is made from, by its job's name.

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,11 @@ from pipelines.config import RunConfig
 from pipelines.given_contexts import GIVEN_FACTS, given_contexts
 from pipelines.methods import METHODS, Method
 from pipelines.models import load_model, load_teacher, policy_of
-from pipelines.stages import STAGES, Inputs, chain, evaluated, has_teacher
+from pipelines.stages import STAGES, chain, evaluated, has_teacher
 from probes.reading import fresh_reconstruction
 from tasks.family import Task, information_bits
 from tasks.return_bounds import return_bound
-from training.run_dir import git_sha, mark_done, now, read_meta, stage_done
+from training.run_dir import git_sha, mark_done, now, stage_done
 
 FORMAT_VERSION = 1
 READING_BATCH = 64
@@ -92,14 +91,10 @@ def _done(run: Run) -> bool:
     of before there was one, or of when it was still listed, stays.
     """
     folder = run.folder("evaluate")
-    others = [name for name in run.config.methods if name != "teacher"]
-    if has_teacher(run.config):
-        changed, told = others, "before there was a teacher: the divergence from it is blank"
-    else:
-        changed, told = [*others, "teacher"], "with a teacher that methods does not list now"
-    turned = replace(run.config, methods=changed)
-    meta = read_meta(folder) or {}
-    if meta.get("inputs") == Inputs(run.split).of(STAGES["evaluate"], turned):
+    if run.evaluated_otherwise():
+        told = "with a teacher that methods does not list now"
+        if has_teacher(run.config):
+            told = "before there was a teacher: the divergence from it is blank"
         run.say(f"{folder} is done, {told}; delete it to have it evaluated anew")
         return True
     if stage_done(folder, run.inputs_of("evaluate")):

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from base.hashes import hashes_of, signed
 from pipelines import fitting
 from pipelines.cli import run_main
+from pipelines.common import open_run
 from pipelines.config import RunConfig
 from pipelines.methods import TRAINED, UNTRAINED, through
 from pipelines.plan import plan
@@ -216,17 +217,35 @@ def test_a_second_evaluation_stands_beside_the_first(finished, config):
     assert written(finished / "seed_0/evaluate") == before
 
 
-def test_a_teacher_more_or_less_makes_no_evaluation_stale(finished, config, capsys):
-    for first, then in (("[student]", "[student,teacher]"), ("[student,teacher]", "[student]")):
-        name = f"evaluate.name=from_{first.count(',')}"
-        at = (f"run_dir={finished}", "method=truncation", name)
-        stage("evaluate", config, *at, f"methods={first}")
-        before = written(finished / "seed_0")
+def test_a_teacher_more_or_less_makes_no_evaluation_stale(copy, config, capsys):
+    without = ["distill.loss.beta=0", "finetune.enabled=false", "method=truncation"]
+    alone, both = "methods=[truncation]", "methods=[truncation,teacher]"
+    at = (f"run_dir={copy}", *without)
+    stage("distill", config, *at, alone)
+    stage("evaluate", config, *at, alone)
+    stage("train_teacher", config, *at, "method=teacher", both)
+    stage("evaluate", config, *at, both, "evaluate.name=second")
+    metrics = [
+        json.loads((copy / f"seed_0/{name}/truncation/metrics.json").read_text())
+        for name in ("evaluate", "evaluate_second")
+    ]
+    assert metrics[0].pop("teacher_kl", None) is None
+    assert metrics[1].pop("teacher_kl") > 0
+    assert metrics[0]["normalized_final"] == metrics[1]["normalized_final"]
+    before = written(copy / "seed_0")
+    for name, methods, told in (
+        ("", alone, "is done\n"),
+        ("", both, "is done, before there was a teacher"),
+        ("second", both, "is done\n"),
+        ("second", alone, "is done, with a teacher that methods does not list now"),
+    ):
         capsys.readouterr()
-        stage("evaluate", config, *at, f"methods={then}")
-        assert "is done, " in capsys.readouterr().out
-        assert written(finished / "seed_0") == before
-    told = refused(capsys, "evaluate", config, *at, "evaluate.n_episodes=5")
+        overrides = [*at, methods, *([f"evaluate.name={name}"] if name else [])]
+        stage("evaluate", config, *overrides)
+        assert told in capsys.readouterr().out
+        open_run(load_config(RunConfig, config, overrides), "ship").require("evaluate")
+    assert written(copy / "seed_0") == before
+    told = refused(capsys, "evaluate", config, *at, alone, "evaluate.n_episodes=5")
     assert "was made from other inputs" in told
 
 
