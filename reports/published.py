@@ -58,14 +58,14 @@ def _block(block: re.Match[str], page: Path) -> str:
         rows, names = list(reader), list(reader.fieldnames or ())
     key = names[0]
     by_key = {row[key]: row for row in rows}
-    wanted = settings.get("rows", list(by_key))
+    wanted = settings.get("rows", [])
     columns = settings.get("columns", names[1:])
     known = {*names, *([INTERVAL] if "interval_low" in names else [])}
     for kind, asked, held in (("row", wanted, by_key), ("column", columns, known)):
         missing = [name for name in asked if name not in held]
         if missing:
             raise PublishedError(f"{where}: no {kind} {missing[0]!r}; there are {', '.join(held)}")
-    lines = _markdown(key, columns, [by_key[name] for name in wanted])
+    lines = _markdown(key, columns, [by_key[name] for name in wanted] or rows)
     opening = block[0][: block[0].index("-->") + len("-->")]
     return "\n".join([opening, *lines, "<!-- end of table -->"])
 

@@ -52,6 +52,13 @@ def test_rows_come_in_the_order_asked_for_or_as_they_stand(page: Path) -> None:
     assert text.index("| student") < text.index("| no context")
 
 
+def test_rows_of_equal_names_all_stand_there(page: Path) -> None:
+    """A sweep of two axes: the first column alone names no row."""
+    (page.parent / "table.csv").write_text("memory,m,mean\none,1,0.5\none,8,0.7\n")
+    page.write_text("<!-- table: table.csv\n-->\n<!-- end of table -->\n")
+    assert "| one | 1.000 | 0.500 |\n| one | 8.000 | 0.700 |" in published(page)
+
+
 def test_a_changed_file_is_noticed(page: Path) -> None:
     main([str(page)])
     csv = page.parent / "table.csv"
