@@ -93,7 +93,7 @@ class MonteCarloActions:
         """Return the states `(n,)` of observations `(n, ...)`."""
         axes = np.asarray(observations, dtype=np.int64).reshape(len(observations), -1)
         axes = (axes - np.array(self.observation.start or (0,))).T
-        return np.ravel_multi_index(tuple(axes), self.observation.n_classes)
+        return np.asarray(np.ravel_multi_index(tuple(axes), self.observation.n_classes))
 
     def probabilities(
         self, places: np.ndarray, elapsed: np.ndarray, observations: np.ndarray
