@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from ad.batches import TripleSource
 from ad.model import InContextModel
@@ -136,7 +137,7 @@ class _ExpertAgreement:
         self.family, self.tasks, self.first_step = family, tasks, first_step
         self.rng = np.random.default_rng(0)
         self.step, self.right, self.total = 0, 0, 0
-        self.known = True
+        self.known = not isinstance(family.action_space, Box)  # no two real actions are equal
 
     def __call__(self, observations: np.ndarray, actions: np.ndarray) -> None:
         self.step += 1

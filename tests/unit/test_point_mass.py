@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_sources import job_of
 
+from ad.evaluate import evaluate_policy
 from ad.policy import OptimalPolicy, RandomPolicy
 from ad.rollout import rollout
 from histories.schema import check_history
@@ -108,3 +109,13 @@ def test_histories_of_the_noisy_expert_improve():
 def test_impossible_points(kwargs, message):
     with pytest.raises(FamilyError, match=message):
         load_family("tasks.point_mass:PointMassFamily", kwargs)
+
+
+def test_no_share_of_optimal_actions_is_told_where_actions_are_real_numbers():
+    """Two real numbers are never equal: the share was 0.0, of an expert too."""
+    family = PointMassFamily(horizon=6, n_tasks=4)
+    counts = {"n_seeds": 2, "n_episodes": 2, "final_episodes": 1, "seed": 0}
+    result = evaluate_policy(
+        lambda streams: OptimalPolicy(family, streams), family, family.tasks(), **counts
+    )
+    assert result.action_accuracy_optimal is None
