@@ -219,9 +219,9 @@ def panels_figure(
     panels = arrange(methods)
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    with style.new_figure(3.7 * n_columns, height * n_rows) as figure:
+    with style.new_figure(4.4 * n_columns, height * n_rows) as figure:
         grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
-        figure.subplots_adjust(wspace=0.85, hspace=0.4)
+        figure.subplots_adjust(wspace=1.25, hspace=0.4)  # room for the longest name
         for axes, panel in zip(grid.flat, panels, strict=False):
             axes.set_title(panel.name)
         for axes in grid[:, 0]:
