@@ -12,47 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from ad.policy import ContextPolicy
-from tasks.family import Task, TaskFamily, expert_of
-from tasks.noise import RepeatedNoise
+from tasks.family import Task, TaskFamily
+from tasks.noise import NoisyExpert
 
 
-class Demonstrator:
-    """The expert of every stream's task, who errs.
+def demonstrator(family: TaskFamily, tasks: Sequence[Task], skill: float) -> NoisyExpert:
+    """Make the expert of every stream's task, who errs.
 
     Args:
         family: Knows the expert.
         tasks: Of the streams.
-        skill: Share of the expert's actions, 0 … 1; the others are uniformly random.
-
-    Raises:
-        FamilyError: In `act`, where the family has no expert.
+        skill: Share of the expert's actions, 0 ... 1; the others are uniformly random.
     """
-
-    def __init__(self, family: TaskFamily, tasks: Sequence[Task], skill: float) -> None:
-        self.space = family.action_space
-        self.skill = skill
-        self.expert = expert_of(family, tasks)
-
-    def reset(self, n: int, seed: int) -> None:
-        """Begin n streams."""
-        self.rng = np.random.default_rng(seed)
-        self.noise = RepeatedNoise(self.space, n, 1, seed)
-        self.expert.reset()
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Return the expert's or random actions."""
-        return self.noise.mix(self.expert.act(observations, self.rng), 1 - self.skill)
-
-    def observe(
-        self,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        next_observations: np.ndarray,
-    ) -> None:
-        """Take in what the actions led to."""
-        self.noise.observe(terminated | truncated)
-        self.expert.observe(rewards, terminated, truncated, next_observations)
+    return NoisyExpert(family, tasks, np.array([1 - skill]))
 
 
 class PromptedPolicy:
@@ -60,14 +32,12 @@ class PromptedPolicy:
 
     Args:
         policy: Acts; its context takes the demonstration in.
-        demonstrator: Acts in the first regions.
+        shown_by: Acts in the first regions.
         n_regions: How many.
     """
 
-    def __init__(
-        self, policy: ContextPolicy, demonstrator: Demonstrator, n_regions: int = 1
-    ) -> None:
-        self.policy, self.demonstrator, self.n_regions = policy, demonstrator, n_regions
+    def __init__(self, policy: ContextPolicy, shown_by: NoisyExpert, n_regions: int = 1) -> None:
+        self.policy, self.demonstrator, self.n_regions = policy, shown_by, n_regions
 
     @property
     def shows(self) -> bool:

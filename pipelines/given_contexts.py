@@ -9,7 +9,7 @@ import numpy as np
 
 from ad.evaluate import Evaluation, evaluate_policy
 from ad.policy import Policy
-from ad.prompt import Demonstrator, PromptedPolicy, prompted_facts
+from ad.prompt import PromptedPolicy, demonstrator, prompted_facts
 from ad.recall import recorded_regions
 from pipelines.common import Run
 from pipelines.methods import Method
@@ -92,10 +92,10 @@ def prompted(
 
     def after(skill: float) -> Evaluation:
         def made(streams: Sequence[Task]) -> Policy:
-            demonstrator = Demonstrator(family, streams, skill)
             more: Any = {"control": method.control, "tasks": streams}
             policy = policy_of(model, run, settings.temperature, **more)
-            return PromptedPolicy(policy, demonstrator, settings.prompt_regions)
+            shown_by = demonstrator(family, streams, skill)
+            return PromptedPolicy(policy, shown_by, settings.prompt_regions)
 
         counts = {"n_seeds": settings.n_seeds, "n_episodes": n_episodes, "final_episodes": final}
         return evaluate_policy(made, family, tasks, **counts, seed=settings.seed)

@@ -1,8 +1,12 @@
-"""Uniformly random actions among an expert's, each repeated for a while if asked."""
+"""Uniformly random actions among an expert's, each repeated for a while if asked; who acts so."""
+
+from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
+
+from tasks.family import Task, TaskFamily, expert_of
 
 
 class RepeatedNoise:
@@ -42,3 +46,54 @@ class RepeatedNoise:
     def observe(self, ended: np.ndarray) -> None:
         """Repeat nothing over the end of an episode `(n,)` bool."""
         self._left[ended] = 0
+
+
+class NoisyExpert:
+    """Epsilon-greedy around the optimal actions of every stream's own task; acts as policies do.
+
+    Where epsilon is 1 the expert is not asked, so that a family without one is played at random.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        tasks: Sequence[Task],
+        epsilons: np.ndarray,
+        max_repeat: int = 1,
+    ) -> None:
+        """Act in streams of `tasks`.
+
+        Args:
+            family: Of the tasks; `act` raises FamilyError where it knows no optimal actions.
+            tasks: Of the streams.
+            epsilons: Share of random steps `(T,)` at every step; the last one holds on.
+            max_repeat: Longest run of one random action, see `RepeatedNoise`.
+        """
+        self.space, self.epsilons, self.max_repeat = family.action_space, epsilons, max_repeat
+        self.expert = expert_of(family, tasks)
+
+    def reset(self, n: int, seed: int) -> None:
+        """Begin n streams."""
+        self.rng = np.random.default_rng(seed)
+        self.noise = RepeatedNoise(self.space, n, self.max_repeat, seed)
+        self.expert.reset()
+        self.time = 0
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """The expert's or random actions `(n, ...)`."""
+        epsilon = self.epsilons[min(self.time, len(self.epsilons) - 1)]
+        self.time += 1
+        if epsilon >= 1.0:
+            return self.noise.sample()
+        return self.noise.mix(self.expert.act(observations, self.rng), epsilon)
+
+    def observe(
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        next_observations: np.ndarray,
+    ) -> None:
+        """Take in what the actions led to."""
+        self.noise.observe(terminated | truncated)
+        self.expert.observe(rewards, terminated, truncated, next_observations)

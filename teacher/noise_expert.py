@@ -8,8 +8,7 @@ import numpy as np
 from base.ranges import AtLeast, Between
 from histories.schema import History
 from histories.sources import SourceJob
-from tasks.family import expert_of
-from tasks.noise import RepeatedNoise
+from tasks.noise import NoisyExpert
 from teacher.playing import play
 
 
@@ -44,44 +43,14 @@ def noise_expert(job: SourceJob, config: NoiseConfig | None = None) -> list[Hist
         FamilyError: The family knows no optimal actions.
     """
     config = config or NoiseConfig()
-    return play(
-        job, _Noisy(job, config.epsilons(job.n_transitions), config.max_repeat), asdict(config)
-    )
+    return play(job, _noisy(job, config.epsilons(job.n_transitions), config), asdict(config))
 
 
 def random_play(job: SourceJob) -> list[History]:
     """Uniformly random play."""
-    return play(job, _Noisy(job, np.ones(job.n_transitions), max_repeat=1), {})
+    return play(job, _noisy(job, np.ones(1), NoiseConfig()), {})
 
 
-class _Noisy:
-    """Epsilon-greedy around the optimal actions of every stream's own task."""
-
-    def __init__(self, job: SourceJob, epsilons: np.ndarray, max_repeat: int) -> None:
-        self.family, self.epsilons, self.max_repeat = job.family, epsilons, max_repeat
-        streams = [task for task in job.tasks for _ in range(job.n_streams)]
-        self.expert = expert_of(job.family, streams)
-
-    def reset(self, n: int, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.noise = RepeatedNoise(self.family.action_space, n, self.max_repeat, seed)
-        self.expert.reset()
-        self.time = 0
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        epsilon = self.epsilons[self.time]
-        self.time += 1
-        if epsilon >= 1.0:
-            return self.noise.sample()
-        actions = self.expert.act(observations, self.rng)
-        return self.noise.mix(actions, epsilon)
-
-    def observe(
-        self,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        next_observations: np.ndarray,
-    ) -> None:
-        self.noise.observe(terminated | truncated)
-        self.expert.observe(rewards, terminated, truncated, next_observations)
+def _noisy(job: SourceJob, epsilons: np.ndarray, config: NoiseConfig) -> NoisyExpert:
+    streams = [task for task in job.tasks for _ in range(job.n_streams)]
+    return NoisyExpert(job.family, streams, epsilons, config.max_repeat)

@@ -6,7 +6,7 @@ from fixtures import make_student
 
 from ad.evaluate import evaluate_policy, normalized
 from ad.policy import ContextPolicy
-from ad.prompt import Demonstrator, PromptedPolicy, prompted_facts
+from ad.prompt import PromptedPolicy, demonstrator, prompted_facts
 from ad.rollout import rollout
 from nets.spaces import field_spec
 from tasks.bandits import KeyedBanditFamily
@@ -26,7 +26,7 @@ def student():
 
 def prompted(skill, n_regions=1):
     return lambda streams: PromptedPolicy(
-        ContextPolicy(student()), Demonstrator(FAMILY, streams, skill), n_regions
+        ContextPolicy(student()), demonstrator(FAMILY, streams, skill), n_regions
     )
 
 
