@@ -233,6 +233,16 @@ class CADStudent(InContextModel):
         with torch.no_grad():
             self.compressor.fit(self.compressor_tokens(regions), regions.mask)
 
+    @torch.no_grad()
+    def fit_bottleneck(self, regions: Regions) -> None:
+        """Fit a bottleneck that waits for a trained compressor, on training regions (N, L, ...)."""
+        self.eval()
+        n = 256  # at once
+        chunks = (slice(i, i + n) for i in range(0, len(regions.mask), n))
+        each = (regions.map(lambda field, rows=rows: field[rows]) for rows in chunks)
+        parts = [self.compressor(self.compressor_tokens(r), r.mask).values for r in each]
+        self.bottleneck.fit(Latents(torch.cat(parts)))
+
     def compressor_tokens(self, regions: Regions) -> Tensor:
         """Return what this student's compressor reads of regions: (B, T, D) or raw (B, T, F)."""
         scaled = self.scaling.regions(regions)

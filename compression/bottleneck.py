@@ -36,12 +36,16 @@ class Bottleneck(nn.Module):
         has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
         counts: Whether its losses, codes or bits depend on which latents are shown.
         keeps_address: Whether a latent still holds by what it sought its contents; a code does not.
+        joint: Whether a code is about several latents, none of which can be left out.
+        waits: Whether it lets latents pass as they are until `fit` is called.
     """
 
     settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
     has_capacity: bool = False
     counts: bool = True
     keeps_address: bool = True
+    joint: bool = False
+    waits: bool = False
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
         super().__init__()
@@ -52,6 +56,9 @@ class Bottleneck(nn.Module):
     def forward(self, latents: Latents) -> Latents:
         """Map latents (B, M, D) to latents (B, M, D)."""
         raise NotImplementedError
+
+    def fit(self, latents: Latents) -> None:
+        """Fit what waits for a trained compressor, on its latents (N, M, D) of training regions."""
 
 
 class Continuous(Bottleneck):
@@ -113,4 +120,10 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
 def build_bottleneck(config: CompressorConfig, d_model: int) -> Bottleneck:
     """Build the bottleneck that a compressor's config asks for."""
     cls = bottleneck_class(config.bottleneck)
-    return cls(config.bottleneck_kwargs, n_latents=config.n_latents, d_model=d_model)
+    bottleneck = cls(config.bottleneck_kwargs, n_latents=config.n_latents, d_model=d_model)
+    if config.nested and bottleneck.joint:
+        raise CompressorError(
+            f"compressor.nested hides latents, but bottleneck {config.bottleneck!r} with "
+            f"{bottleneck.kwargs} codes several together; set compressor.nested=false."
+        )
+    return bottleneck

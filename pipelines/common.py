@@ -40,6 +40,8 @@ from training.run_dir import check_files, claim_run_dir, read_meta, stage_done
 
 N_FIT_REGIONS = 4096
 """Training regions that scaling, and compressors without gradients, are fitted on."""
+N_CODED_REGIONS = 16_384
+"""Training regions that a codebook is fitted on: each code needs many to stand for."""
 
 
 @dataclass
@@ -384,10 +386,14 @@ def source(
 
 def fit_statistics(run: Run, model: InContextModel) -> None:
     """Fit what a model does not learn by gradient on regions of training tasks."""
+    model.to(run.accelerator.device)
+    model.fit_statistics(fitting_regions(run))
+
+
+def fitting_regions(run: Run, n: int = N_FIT_REGIONS) -> Regions:
+    """Regions (N, L, ...) of training tasks to fit on what is not learned by gradient."""
     batches = source(run, "train", 1, 1)
     rng = np.random.default_rng(derive(run.config.seed, "fit statistics"))
     # Every region at most once: drawn twice, it would count for two.
-    rows = rng.permutation(batches.rows)[:N_FIT_REGIONS]
-    regions = batches.gather(rows, np.ones(len(rows), dtype=np.int64)).query
-    model.to(run.accelerator.device)
-    model.fit_statistics(regions)
+    rows = rng.permutation(batches.rows)[:n]
+    return batches.gather(rows, np.ones(len(rows), dtype=np.int64)).query

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.common import open_run
+from pipelines.common import N_CODED_REGIONS, fitting_regions, open_run
 from pipelines.config import RunConfig
 from pipelines.distill import action_objective
 from pipelines.fitting import Training, train
@@ -30,6 +30,8 @@ def main(config: RunConfig) -> None:
 
     def build() -> tuple[ActionObjective, CADStudent, list]:
         model = load_model(run, "distill")
+        if model.bottleneck.waits:
+            model.to(run.accelerator.device).fit_bottleneck(fitting_regions(run, N_CODED_REGIONS))
         objective = action_objective(run, stage, model, freeze=False)
         return objective, model, model.compressor_parameters()
 

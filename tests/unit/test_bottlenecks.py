@@ -37,7 +37,7 @@ def build(kind, **kwargs):
 
 def small(kind, compressor="query_pooling", **settings):
     kwargs = {"bottleneck": kind, "bottleneck_kwargs": SMALL.get(kind, {}), "n_latents": M}
-    return make_student(compressor, **kwargs, **settings)
+    return make_student(compressor, **(kwargs | settings))
 
 
 @pytest.mark.parametrize("kind", BOTTLENECKS)
@@ -262,6 +262,62 @@ def test_a_codebook_begins_as_k_means_and_revives_dead_codes():
     assert torch.equal(before, codebook)
 
 
+def test_a_joint_code_is_one_word_about_many_latents():
+    vq = build("vq", codebook_size=4, width=2, n_blocks=2)
+    values = torch.randn(64, M, D)
+    vq(Latents(values))
+    shown = torch.ones(64, M, dtype=torch.bool)
+    shown[0] = False
+    found = vq.eval()(Latents(values, shown))
+    assert found.bits == 2 * 2  # two words of one of four
+    words = [found.values[1:, :2].flatten(1), found.values[1:, 2:].flatten(1)]
+    assert all(len(word.unique(dim=0)) <= 4 for word in words)
+    assert len(torch.cat(words, dim=1).unique(dim=0)) > 4  # each with a codebook of its own
+    values[0] += 100.0  # not there: neither coded nor counted
+    after = vq(Latents(values, shown))
+    assert torch.equal(found.values[1:], after.values[1:])
+    assert found.losses == after.losses
+
+
+def test_a_codebook_that_waits_is_fitted_on_what_latents_hold_by_then():
+    vq = build("vq", codebook_size=8, width=2, n_blocks=1, fitted=True)
+    centres = torch.randn(8, M, D)
+    latents = Latents(centres[torch.randint(8, (512,))] + 0.001 * torch.randn(512, M, D))
+    before = vq(latents)
+    assert before.bits is None  # uncoded: as many as the numbers have
+    assert not before.losses
+    assert len(before.values.flatten(1).unique(dim=0)) == 512
+    vq.fit(latents)
+    after = vq.eval()(latents)
+    assert after.bits == 3
+    assert len(after.values.flatten(1).unique(dim=0)) == 8
+    torch.testing.assert_close(after.values, before.values, atol=0.05, rtol=0.05)
+    again = build("vq", codebook_size=8, width=2, n_blocks=1, fitted=True)
+    again.load_state_dict(vq.state_dict())
+    assert torch.equal(again.eval()(latents).values, after.values)
+
+
+def test_a_student_fits_what_waits_on_its_own_latents():
+    kwargs = {"codebook_size": 2, "width": 2, "n_blocks": 1, "fitted": True}
+    student, regions = small("vq", bottleneck_kwargs=kwargs), make_triple(32).query
+    assert len(student.compress(regions).values.flatten(1).unique(dim=0)) > 2
+    student.fit_bottleneck(regions)
+    latents = student.compress(regions)
+    assert latents.bits_per_region == 1
+    assert len(latents.values.flatten(1).unique(dim=0)) == 2
+
+
+def test_a_codebook_is_not_fitted_on_fewer_words_than_it_has():
+    vq = build("vq", codebook_size=8, n_blocks=2, fitted=True)
+    with pytest.raises(CompressorError, match="codebook_size is 8, but training has 7 words"):
+        vq.fit(Latents(torch.randn(7, M, D)))
+
+
+def test_what_codes_many_latents_together_cannot_hide_some():
+    with pytest.raises(CompressorError, match=r"codes several together; set compressor\.nested"):
+        small("vq", nested=True, bottleneck_kwargs={"n_blocks": 1})
+
+
 def test_code_use_by_hand():
     found = code_use(torch.tensor([[0, 0], [1, 1]]), 4)
     assert found["codebook_perplexity"] == pytest.approx(2.0)
@@ -279,6 +335,9 @@ def test_code_use_by_hand():
         ("fsq", {"n_groups": 0}, "n_groups is 0, expected at least 1"),
         ("vq", {"codebook_size": 1}, "1 codes, expected 2"),
         ("vq", {"decay": 1.0}, "decay is 1.0"),
+        ("vq", {"n_blocks": 3}, "n_blocks is 3 with n_heads 1, expected a divisor of the 4"),
+        ("vq", {"n_blocks": 2, "n_heads": 2}, "n_blocks is 2 with n_heads 2"),
+        ("vq", {"n_blocks": -1}, "n_blocks is -1"),
         ("vq", {"n_codes": 3}, "this bottleneck has no such setting; it knows: codebook_size"),
         ("vib", {"width": 0}, "width is 0, expected at least 1"),
         ("vqq", {}, "compressor.bottleneck 'vqq' is neither one of continuous, .* vq nor"),

@@ -462,6 +462,14 @@ def test_a_batch_that_is_no_whole_windows_is_refused(tmp_path: Path):
     [
         (["evaluate.number=int8", "compressor.bottleneck=fsq"], "bits of its own"),
         (["evaluate.n_shown=9"], "expected at most 8"),
+        (
+            [
+                "compressor.bottleneck=vq",
+                "compressor.bottleneck_kwargs.fitted=true",
+                "finetune.enabled=false",
+            ],
+            "nothing would ever be coded",
+        ),
         (["evaluate.n_shown=2"], "compressor.nested=true"),
         (
             ["evaluate.n_shown=2", "compressor.nested=true", "memory.kind=mine:Memory"],
