@@ -41,11 +41,36 @@ class SamplingConfig:
         window: Consecutive regions of one history that are drawn together while training on
             actions, each a current one: what they read of the past is computed once for all. They
             count as so many rows of `batch_size`.
+        jitter: j; in training a region has 1 - j ... 1 + j times `region_len` transitions, the
+            borders between a history's regions being moved anew for every update. A model may then
+            act in regions of any such length (`evaluate.region_len`).
     """
 
     history_stride: Annotated[int, Between(1, 1_000_000)] = 8
     max_region: Annotated[int, AtLeast(0)] = 0
     window: Annotated[int, Between(1, 100_000)] = 1
+    jitter: Annotated[float, Between(0, 1, high_open=True)] = 0.0
+
+    def reach(self, region_len: int) -> int:
+        """Return how many steps a border may be moved to either side, j L / 2 at most."""
+        return int(self.jitter * region_len / 2 + 1e-9)
+
+    def longest(self, region_len: int) -> int:
+        """Return the most transitions that a region may have, (1 + j) L at most."""
+        return region_len + 2 * self.reach(region_len)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the regions of all histories begin and how long they are, in one update.
+
+    Attributes:
+        begins: (N,) first transition of every row, all rows being laid end to end.
+        lengths: (N,) transitions.
+    """
+
+    begins: np.ndarray
+    lengths: np.ndarray
 
 
 class TripleSource:
@@ -66,7 +91,8 @@ class TripleSource:
         extra: (rows, L, ...) arrays by name, handed on with the current regions.
 
     Raises:
-        ValueError: The batch cannot be shared out, or no region is left to be a current one.
+        ValueError: The batch cannot be shared out, no region is left to be a current one, or
+            borders are to be moved between regions that are not all full.
     """
 
     def __init__(
@@ -109,6 +135,15 @@ class TripleSource:
                 "collect more regions, or raise sampling.max_region"
             )
         self.firsts = _first_rows(table.region[self.rows], self.rows, window)
+        self.region_len = table.columns["mask"].shape[1]
+        self.reach = sampling.reach(self.region_len)
+        if self.reach and not np.asarray(table.columns["mask"]).all():
+            raise ValueError(
+                f"sampling.jitter is {sampling.jitter}, but some regions of these histories have "
+                f"fewer than {self.region_len} transitions: borders can be moved between regions "
+                "of one length only; set it to 0, or divide the histories by "
+                "collect.marker_rule=fixed"
+            )
         self._on_device: dict[str, torch.Tensor] | None = None
         if self.device.type != "cpu":
             self._on_device = {
@@ -132,6 +167,22 @@ class TripleSource:
         rows = firsts[:, None] + np.arange(window)
         return rows.ravel(), strides.repeat(window)
 
+    def cut(self, step: int) -> Cut | None:
+        """Return how an update divides all histories into regions; None for as they are stored.
+
+        A border between two regions of a history lies up to `reach` steps from where it is stored;
+        a history's first and last border stay.
+        """
+        if not self.reach:
+            return None
+        rng = np.random.default_rng(derive(self.seed, "cut", step))
+        n_rows = len(self.table.region)
+        moved = rng.integers(-self.reach, self.reach + 1, size=n_rows)
+        first = np.asarray(self.table.region) == 0
+        begins = np.arange(n_rows) * self.region_len + np.where(first, 0, moved)
+        ends = np.append(begins[1:], n_rows * self.region_len)
+        return Cut(begins, ends - begins)
+
     def __call__(self, step: int, micro: int = 0) -> Triple:
         """Return this process' share of micro-batch `micro` of update `step`."""
         rows, strides = self.draw(step)
@@ -139,14 +190,19 @@ class TripleSource:
         share = slice(self.rank * self.accumulation_steps + micro, None, shares)
         window = self.sampling.window
         rows, strides = (each.reshape(-1, window)[share].ravel() for each in (rows, strides))
-        return self.gather(rows, strides)
+        return self.gather(rows, strides, self.cut(step))
 
-    def gather(self, rows: np.ndarray, strides: np.ndarray) -> Triple:
+    def gather(self, rows: np.ndarray, strides: np.ndarray, cut: Cut | None = None) -> Triple:
         """Return the triples of current regions `rows` (B,), the nearest context `strides` back.
 
         A stride that reaches before the history's start is shortened to it: only region 0 has no
         context at all. Of a context of several regions, those before the history's start are
         absent.
+
+        Args:
+            rows: (B,) of the table.
+            strides: (B,).
+            cut: How histories are divided; None for as they are stored.
         """
         region = self.table.region[rows]
         strides = np.minimum(strides, np.maximum(region, 1))
@@ -154,32 +210,68 @@ class TripleSource:
         back = strides[:, None] + np.arange(self.n_context_regions - 1, -1, -1)  # (B, R)
         has_context = back <= region[:, None]
         context_rows = np.where(has_context, rows[:, None] - back, 0)
-        context = self._regions(context_rows)
+        context = self._regions(context_rows, cut)
         present = torch.from_numpy(has_context).to(self.device)
         if not has_context.all():
             context = context.map(lambda field: blanked(field, present))
         shared = None
         if self.sampling.window > 1:
-            shared = self._shared(context_rows, has_context)
-        told = {name: torch.from_numpy(e[rows]).to(self.device) for name, e in self.extra.items()}
-        return Triple(context, present, self._regions(rows), shared, told)
+            shared = self._shared(context_rows, has_context, cut)
+        told = self.extra
+        if cut is None:
+            told = {name: each[rows] for name, each in told.items()}
+        else:
+            places, _ = self._places(rows, cut)
+            told = {name: _transitions(each)[places] for name, each in told.items()}
+        told = {name: torch.from_numpy(each).to(self.device) for name, each in told.items()}
+        return Triple(context, present, self._regions(rows, cut), shared, told)
 
-    def _shared(self, rows: np.ndarray, present: np.ndarray) -> Shared:
+    def _shared(self, rows: np.ndarray, present: np.ndarray, cut: Cut | None) -> Shared:
         """Return context rows (B, R) each once, without those that are not there."""
         used = np.unique(rows[present])
         if not len(used):  # nothing is there: one stands for nothing
-            regions = self._regions(rows[:1, 0]).map(torch.zeros_like)
+            regions = self._regions(rows[:1, 0], cut).map(torch.zeros_like)
             return Shared(regions, torch.zeros(rows.shape, dtype=torch.int64, device=self.device))
         places = np.where(present, np.searchsorted(used, rows), 0)
-        return Shared(self._regions(used), torch.from_numpy(places).to(self.device))
+        return Shared(self._regions(used, cut), torch.from_numpy(places).to(self.device))
 
-    def _regions(self, rows: np.ndarray) -> Regions:
+    def _places(self, rows: np.ndarray, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the transitions of rows lie, all rows being laid end to end, and their mask.
+
+        Both are (*rows, `longest`); behind a region's end places repeat its first.
+        """
+        steps = np.arange(self.sampling.longest(self.region_len))
+        mask = steps < cut.lengths[rows][..., None]
+        return np.where(mask, steps, 0) + cut.begins[rows][..., None], mask
+
+    def _regions(self, rows: np.ndarray, cut: Cut | None) -> Regions:
+        if cut is not None:
+            return self._cut_regions(*self._places(rows, cut))
         if self._on_device is not None:
             index = torch.from_numpy(rows).to(self.device)
             return Regions(**{name: self._on_device[name][index] for name in REGION_FIELDS})
         return Regions(
             **{name: torch.from_numpy(self.table.columns[name][rows]) for name in REGION_FIELDS}
         )
+
+    def _cut_regions(self, places: np.ndarray, mask: np.ndarray) -> Regions:
+        """Return transitions `places` of all rows end to end, zero where the mask is False."""
+        there = torch.from_numpy(mask).to(self.device)
+        if self._on_device is not None:
+            index = torch.from_numpy(places).to(self.device)
+            found = {name: self._on_device[name].flatten(0, 1)[index] for name in REGION_FIELDS}
+        else:
+            columns = self.table.columns
+            found = {
+                name: torch.from_numpy(_transitions(columns[name])[places])
+                for name in REGION_FIELDS
+            }
+        return Regions(**{name: blanked(field, there) for name, field in found.items()})
+
+
+def _transitions(column: np.ndarray) -> np.ndarray:
+    """Return a column (N, L, ...) with all rows end to end, (N L, ...)."""
+    return column.reshape(-1, *column.shape[2:])
 
 
 def _first_rows(region: np.ndarray, rows: np.ndarray, window: int) -> np.ndarray:
@@ -208,6 +300,6 @@ def _first_rows(region: np.ndarray, rows: np.ndarray, window: int) -> np.ndarray
 
 
 def blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Zero what is absent; `field` (B, R, L, ...), `present` (B, R)."""
-    shown = present.view(*present.shape, *[1] * (field.ndim - 2))
+    """Zero what is absent; `field` (*S, ...), `present` (*S)."""
+    shown = present.view(*present.shape, *[1] * (field.ndim - present.ndim))
     return torch.where(shown, field, torch.zeros((), dtype=field.dtype, device=field.device))

@@ -48,6 +48,8 @@ class EvaluateConfig:
         normalise: What is 1 in returns where no optimum is known: `optimal` leaves them as they
             are, `source` takes the best mean return that the sources of histories have reached in
             a region of the task.
+        region_len: Transitions of a region while acting; 0 for the L of training. With
+            `sampling.jitter` it may be more than L.
         name: Results go to `evaluate_<name>` instead of `evaluate`, so that one trained run can be
             evaluated in several ways.
     """
@@ -73,6 +75,7 @@ class EvaluateConfig:
     n_shown: Annotated[int, AtLeast(0)] = 0
     number: Literal["", "bf16", "int8"] = ""
     normalise: Literal["optimal", "source"] = "optimal"
+    region_len: Annotated[int, AtLeast(0)] = 0
     name: Annotated[str, PlainName()] = ""
 
     @property

@@ -198,8 +198,13 @@ class InContextModel(PreTrainedModel):
 
     @property
     def region_len(self) -> int:
-        """L."""
+        """L, transitions of a region unless others are asked for."""
         return self.config.region_len
+
+    @property
+    def longest_region(self) -> int:
+        """The most transitions of a region it can be given, L or more (`sampling.jitter`)."""
+        return self.config.longest_region or self.config.region_len
 
     @property
     def context_tokens(self) -> int:

@@ -98,6 +98,7 @@ class ContextPolicy:
         model: Student, baseline or raw-context model, or a control around one.
         temperature: Of the sampling; 0 takes the most likely action.
         device: Where the model runs.
+        region_len: Transitions in a region, at most the model's `longest_region`; None for L.
     """
 
     def __init__(
@@ -106,7 +107,14 @@ class ContextPolicy:
         *,
         temperature: float = 1.0,
         device: torch.device | str = "cpu",
+        region_len: int | None = None,
     ) -> None:
+        self.region_len = region_len or model.region_len
+        if self.region_len > model.longest_region:
+            raise ValueError(
+                f"regions of {self.region_len} transitions, but the model was built for at most "
+                f"{model.longest_region}"
+            )
         model.eval()
         self.model = model
         self.temperature = temperature
@@ -124,7 +132,7 @@ class ContextPolicy:
         self.n = n
         self.seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.counter = RegionCounter(n, MarkerRule("fixed", self.model.region_len))
+        self.counter = RegionCounter(n, MarkerRule("fixed", self.region_len))
         self.buffer: dict[str, Tensor] = {}
         spec = self.model.actions.spec
         kind = torch.long if spec.kind == "classes" else torch.float32
@@ -183,7 +191,7 @@ class ContextPolicy:
         self.counter.step(self._pending[1] | self._pending[2])
         if self.t == 0:
             self._transfer()
-            mask = self._start.expand(-1, self.model.region_len)
+            mask = self._start.expand(-1, self.region_len)
             fields = {name: field.clone() for name, field in self.buffer.items()}
             self._full(Regions(**fields, mask=mask))
 
@@ -201,7 +209,7 @@ class ContextPolicy:
         if self._pending:
             names = ("rewards", "terminated", "truncated", "next_observations")
             rewards, terminated, truncated, following = moved[:4]
-            time = (self.t - 1) % self.model.region_len
+            time = (self.t - 1) % self.region_len
             values = (rewards.float(), terminated, truncated, following)
             for name, value in zip(names, values, strict=True):
                 self._write(name, value, time)
@@ -245,7 +253,7 @@ class ContextPolicy:
 
     def _write(self, name: str, values: Tensor, time: int | None = None) -> None:
         if name not in self.buffer:
-            shape = (self.n, self.model.region_len, *values.shape[1:])
+            shape = (self.n, self.region_len, *values.shape[1:])
             self.buffer[name] = torch.zeros(shape, dtype=values.dtype, device=self.device)
         self.buffer[name][:, self.t if time is None else time] = values
 

@@ -42,7 +42,7 @@ from compression.reconstruction import (
 from nets.actions import ActionDistribution
 from nets.embeddings import RawFeatures, TransitionEncoder
 from nets.matching import match, match_tokens
-from nets.regions import Regions, Steps
+from nets.regions import Regions, Steps, padded
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from training.config import config_of
@@ -70,6 +70,7 @@ class StudentConfig(PretrainedConfig):
         observation: Observation field, `FieldSpec.to_json()`.
         action: Action field, likewise.
         region_len: L, transitions in a region.
+        longest_region: The most transitions of a region it can be given; 0 for L.
         parts: Nested settings, `base.hashes.to_plain(StudentParts)`.
         provenance: Where the weights come from (method, split identity, task family); free form.
         kwargs: Passed to transformers.
@@ -84,8 +85,10 @@ class StudentConfig(PretrainedConfig):
         region_len: int = 80,
         parts: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
+        longest_region: int = 0,
         **kwargs: Any,
     ) -> None:
+        self.longest_region = longest_region
         self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
         self.action = action or FieldSpec("classes", (), (2,)).to_json()
         self.region_len = region_len
@@ -155,7 +158,8 @@ class CADStudent(InContextModel):
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
         width, n_latents = parts.model.d_model, parts.compressor.n_latents
-        region = {"d_model": width, "region_len": config.region_len}
+        longest = self.longest_region
+        region = {"d_model": width, "region_len": longest}
         sizes = {**region, "n_heads": parts.model.n_heads}
         self.actions = ActionDistribution(action, squash=parts.model.squash_actions)
         self.scaling = FieldScaling(observation, action)
@@ -189,7 +193,7 @@ class CADStudent(InContextModel):
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
         self.sees = parts.decoder.sees
-        self.n_steps = parts.decoder.n_steps(config.region_len)
+        self.n_steps = parts.decoder.n_steps(longest)
         self.post_init()
 
     @property
@@ -283,7 +287,11 @@ class CADStudent(InContextModel):
             head: Another head than the student's own.
         """
         head = head or self.reconstruction
-        return head.loss(latents, self.scaling.regions(regions), self.scaling.weights())
+        return head.loss(latents, self._raw_targets(regions), self.scaling.weights())
+
+    def _raw_targets(self, regions: Regions) -> Regions:
+        """Return regions as heads read them back: scaled, of full length."""
+        return self.scaling.regions(padded(regions, self.longest_region))
 
     def new_prediction_head(self) -> PredictionHead:
         """Return a head for `predict`, which is no part of the student."""
@@ -293,7 +301,7 @@ class CADStudent(InContextModel):
             specs["actions"],
             d_model=parts.model.d_model,
             n_heads=parts.model.n_heads,
-            region_len=self.region_len,
+            region_len=self.longest_region,
             n_latents=parts.compressor.n_latents,
         )
         if parts.model.init == "matched":
@@ -313,7 +321,7 @@ class CADStudent(InContextModel):
             regions: Those predicted, (B, L, ...).
             head: What predicts.
         """
-        return head.loss(latents, self.scaling.regions(regions), self.scaling.weights())
+        return head.loss(latents, self._raw_targets(regions), self.scaling.weights())
 
     def decode(self, query: Regions, latents: Latents) -> Tensor:
         """Return action parameters (B, T, P) at every step of current regions.

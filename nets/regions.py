@@ -52,6 +52,18 @@ class Regions:
 REGION_FIELDS = tuple(field.name for field in fields(Regions))
 
 
+def padded(regions: Regions, length: int) -> Regions:
+    """Return regions (B, T, ...) followed by zeros up to `length`, their mask False there."""
+    missing = length - regions.mask.shape[1]
+    if missing <= 0:
+        return regions
+    return regions.map(
+        lambda field: torch.cat(
+            [field, field.new_zeros(len(field), missing, *field.shape[2:])], dim=1
+        )
+    )
+
+
 def stack_regions(regions: list[Regions]) -> Regions:
     """Stack fields (B, T, ...) of R batches of regions to (B, R, T, ...)."""
     return Regions(

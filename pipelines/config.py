@@ -289,8 +289,14 @@ class RunConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     ship: ShipConfig = field(default_factory=ShipConfig)
 
+    @property
+    def longest_region(self) -> int:
+        """The most transitions that a region may have."""
+        return self.sampling.longest(self.region_len)
+
     def __post_init__(self) -> None:
         """Refuse what parts make no sense together."""
+        self._check_lengths()
         self._check_windows()
         self._check_capacity()
         self._check_cut_down()
@@ -298,6 +304,26 @@ class RunConfig:
             memory_class(self.memory.kind).check(self.memory)
         self._check_losses()
         self._check_rollouts()
+
+    def _check_lengths(self) -> None:
+        """Regions have lengths that there can be."""
+        jitter, length = self.sampling.jitter, self.region_len
+        if jitter and not self.sampling.reach(length):
+            raise ValueError(
+                f"sampling.jitter is {jitter}, but half of that share of region_len={length} is "
+                f"less than a step; give {2 / length:.2g} or more, or 0 for none"
+            )
+        if jitter and self.collect.marker_rule == "episode":
+            raise ValueError(
+                f"sampling.jitter is {jitter}, but collect.marker_rule=episode makes regions of "
+                "many lengths already, at episodes' ends; set it to 0, or take another rule"
+            )
+        if self.evaluate.region_len > self.longest_region:
+            raise ValueError(
+                f"evaluate.region_len is {self.evaluate.region_len}, but no model is trained on "
+                f"regions of more than {self.longest_region} transitions; give at most as many, "
+                "or raise sampling.jitter"
+            )
 
     def _check_windows(self) -> None:
         """Batches are whole windows."""

@@ -108,7 +108,10 @@ def _policy(run: Run, method: Method, model: Any, tasks: Sequence[Task]) -> Poli
     if method.act is not None:
         return method.act(run.family, tasks)
     temperature = run.config.evaluate.temperature
-    return policy_of(model, run, temperature, control=method.control, tasks=tasks)
+    region_len = run.config.evaluate.region_len
+    return policy_of(
+        model, run, temperature, control=method.control, tasks=tasks, region_len=region_len
+    )
 
 
 def _training_facts(trained: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def _header(run: Run, method: Method, tasks: Sequence[Task]) -> dict[str, Any]:
         "method": method.name,
         "method_record": method.record(),
         "training_seed": None if method.act else config.seed,
-        "region_len": config.region_len,
+        "region_len": settings.region_len or config.region_len,
         "split_identity": run.split.identity,
         "split_name": run.split.name,
         "part": settings.part,
@@ -243,7 +246,7 @@ def _context_facts(policy: Policy, model: Any) -> dict[str, Any]:
         n_latents and model.memory_regions,
         model.sees,
         policy.context_tokens,
-        model.region_len / n_latents if n_latents else 1.0,
+        policy.region_len / n_latents if n_latents else 1.0,
         policy.context_bytes,
         model.n_acting_parameters,
     )

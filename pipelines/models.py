@@ -52,6 +52,7 @@ def student_config(run: Run) -> StudentConfig:
         config.region_len,
         to_plain(parts),
         _provenance(run),
+        _longest(run),
     )
 
 
@@ -65,7 +66,14 @@ def teacher_config(run: Run) -> TeacherModelConfig:
         asdict(config.model),
         asdict(config.teacher),
         _provenance(run),
+        _longest(run),
     )
+
+
+def _longest(run: Run) -> int:
+    """Return the most transitions of a region, 0 where all have as many."""
+    longest, usual = run.config.longest_region, run.config.region_len
+    return 0 if longest == usual else longest
 
 
 def build_model(run: Run) -> Any:
@@ -150,6 +158,7 @@ def policy_of(
     control: Control | None = None,
     tasks: Sequence[Task] = (),
     context: Sequence[Regions] | None = None,
+    region_len: int = 0,
 ) -> ContextPolicy:
     """Return the policy that acts with a model, or with a control around it.
 
@@ -160,11 +169,13 @@ def policy_of(
         control: What is done to a student's latents.
         tasks: Of the streams, which a control must know.
         context: Completed regions to act after, the context being frozen; none to go on as usual.
+        region_len: Transitions of a region while acting; 0 for those of training.
     """
     acting: Any = model
     if control is not None:
         acting = LatentControl(acting, control, [task.index for task in tasks])
     settings: Any = {"temperature": temperature, "device": run.accelerator.device}
+    settings["region_len"] = region_len or None
     if context is not None:
         return FrozenPolicy(acting, context, **settings)
     return ContextPolicy(acting, **settings)
@@ -234,6 +245,7 @@ def _described(config: StudentConfig | TeacherModelConfig) -> dict[str, Any]:
         "observation": config.observation,
         "action": config.action,
         "region_len": config.region_len,
+        "longest_region": config.longest_region or config.region_len,
         **{f"{name}.{key}": value for name, part in plain.items() for key, value in part.items()},
     }
 

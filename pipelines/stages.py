@@ -238,7 +238,12 @@ def _pretraining_draws(config: RunConfig) -> dict[str, Any]:
     """All of `sampling` that pretraining draws by: no pairs where nothing is predicted."""
     sampling = config.sampling
     stride = {"history_stride": sampling.history_stride} if config.pretrain.loss.predicts else {}
-    return {"max_region": sampling.max_region, **stride}
+    return {"max_region": sampling.max_region, **stride, **_jitter(config)}
+
+
+def _jitter(config: RunConfig) -> dict[str, Any]:
+    """The jitter of region lengths, by which models are built; nothing where there is none."""
+    return {"jitter": config.sampling.jitter} if config.sampling.jitter else {}
 
 
 def _is_pretrained(config: RunConfig) -> bool:
@@ -284,6 +289,7 @@ def _cost_sections(config: RunConfig, split: Split) -> dict[str, Any]:
         "long_context": config.long_context,
         "history_regions": HISTORY_REGIONS,
         "n_streams": N_STREAMS,
+        **_jitter(config),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ad.model import Output, Triple
 from nets.attention import KeyValueCache
-from nets.regions import Regions, Steps
+from nets.regions import Regions, Steps, padded
 from teacher.model import END, START, TRANSITION, TeacherModel, TeacherModelConfig
 
 KeysValues = tuple[Tensor, Tensor]
@@ -72,7 +72,7 @@ class RegionsApart(TeacherModel):
         super().__init__(config)
         width, blocks = self.positions.shape[1], self.layers.blocks
         heads: int = blocks[0].attention.n_heads
-        self.positions = nn.Parameter(torch.randn(config.region_len + 2, width) * width**-0.5)
+        self.positions = nn.Parameter(torch.randn(self.longest_region + 2, width) * width**-0.5)
         # No region's: added to the keys of the R-th, ..., the nearest region, in each block.
         shape = (len(blocks), self.n_context_regions, heads, 1, width // heads)
         self.region_keys = nn.Parameter(torch.randn(shape) * 0.02)
@@ -114,7 +114,7 @@ class RegionsApart(TeacherModel):
         """Read a completed region (n, L, ...), forget the oldest."""
         present = torch.ones(len(region.mask), dtype=torch.bool, device=region.mask.device)
         _, kept = self._read(self._region_tokens(region, present))
-        one, before = self.region_len + 2, self.context_len - 1
+        one, before = self.longest_region + 2, self.context_len - 1
         for i, cache in enumerate(state.caches):
             farther = (
                 self.region_keys[i, :-1, :, 0] - self.region_keys[i, 1:, :, 0]
@@ -145,6 +145,7 @@ class RegionsApart(TeacherModel):
 
     def _region_tokens(self, regions: Regions, present: Tensor) -> Tensor:
         """Return the tokens (U, L + 2, D) of regions between markers, without positions."""
+        regions = padded(regions, self.longest_region)
         tokens = self.transition_encoder(self.scaling.regions(regions))
         tokens = tokens + self.token_types.weight[TRANSITION]
         start, end = (self.token_types.weight[kind].expand(len(tokens), 1, -1) for kind in MARKERS)
@@ -154,7 +155,7 @@ class RegionsApart(TeacherModel):
 
     def _absent(self) -> Tensor:
         """Return the tokens (1, L + 2, D) that stand for a region that is not there."""
-        return self.no_context.expand(1, self.region_len + 2, -1)
+        return self.no_context.expand(1, self.longest_region + 2, -1)
 
     def _read(self, tokens: Tensor) -> tuple[Tensor, list[KeysValues]]:
         """Read regions (U, L + 2, D): hidden states, every block's keys and values."""
@@ -183,7 +184,9 @@ class RegionsApart(TeacherModel):
 
     def _token_types(self, regions: Tensor, current: Tensor) -> Tensor:
         """Return the loss of predicting the type of the next token, in regions and current ones."""
-        after = torch.tensor([TRANSITION] * self.region_len + [END], device=self.positions.device)
+        after = torch.tensor(
+            [TRANSITION] * self.longest_region + [END], device=self.positions.device
+        )
         hidden, wanted = [], []
         n_current = 1 if self.sees == "step" else current.shape[1] - 1
         for tokens in (regions[:, :-1], current[:, :n_current]):

@@ -63,7 +63,7 @@ class DPT(InContextModel):
     @property
     def context_tokens(self) -> int:
         """R L + 1."""
-        return self.n_context_regions * self.region_len + 1
+        return self.n_context_regions * self.longest_region + 1
 
     def fit_statistics(self, regions: Regions) -> None:
         """Fit the scaling on training regions (N, L, ...)."""
@@ -103,7 +103,7 @@ class DPT(InContextModel):
     def step(self, steps: Steps, state: RawState) -> Tensor:
         """Return action parameters (n, P) for the next observation."""
         for cache in state.caches:
-            cache.rewind(len(state.regions) * self.region_len)
+            cache.rewind(sum(region.mask.shape[1] for region in state.regions))
         return self.action_head(self.layers(self._asked(steps), caches=state.caches)[:, 0])
 
     def _lived(self, regions: Regions) -> Tensor:

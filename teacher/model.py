@@ -35,7 +35,7 @@ from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
 from nets.embeddings import Sees, TransitionEncoder
 from nets.matching import match, match_tokens
-from nets.regions import Regions, Steps, stack_regions
+from nets.regions import Regions, Steps, padded, stack_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
@@ -86,8 +86,10 @@ class TeacherModelConfig(PretrainedConfig):
         model: dict[str, Any] | None = None,
         teacher: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
+        longest_region: int = 0,
         **kwargs: Any,
     ) -> None:
+        self.longest_region = longest_region
         self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
         self.action = action or FieldSpec("classes", (), (2,)).to_json()
         self.region_len = region_len
@@ -141,7 +143,7 @@ class TeacherModel(InContextModel):
         model, settings = config.sizes, config.settings
         observation = FieldSpec.from_json(config.observation)
         action = FieldSpec.from_json(config.action)
-        width, region = model.d_model, config.region_len
+        width, region = model.d_model, self.longest_region
         self.n_context_regions = settings.n_context_regions
         self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)
@@ -194,7 +196,7 @@ class TeacherModel(InContextModel):
 
     def token_type_targets(self) -> Tensor:
         """Return the types (sequence_len,) of all tokens of a full sequence."""
-        region = [START] + [TRANSITION] * self.region_len + [END]
+        region = [START] + [TRANSITION] * self.longest_region + [END]
         types = region * self.n_context_regions + region[:-1]
         return torch.tensor(types[: self.sequence_len], device=self.no_context.device)
 
@@ -210,13 +212,15 @@ class TeacherModel(InContextModel):
             (B, R (L + 2) + 1, D).
         """
         batch, regions = has_context.shape
-        flat = self.scaling.regions(context.map(lambda field: field.flatten(0, 1)))
+        flat = padded(context.map(lambda field: field.flatten(0, 1)), self.longest_region)
+        there = flat.mask.unflatten(0, (batch, regions))
+        flat = self.scaling.regions(flat)
         tokens = self.transition_encoder(flat)
         tokens = tokens + self.token_types.weight[TRANSITION]
         start = self.token_types.weight[START].expand(batch * regions, 1, -1)
         end = self.token_types.weight[END].expand(batch * regions, 1, -1)
         tokens = torch.cat([start, tokens, end], dim=1).view(batch, regions, -1, start.shape[-1])
-        present = F.pad(context.mask, (1, 1), value=True) & has_context[..., None]  # (B, R, L + 2)
+        present = F.pad(there, (1, 1), value=True) & has_context[..., None]  # (B, R, L + 2)
         tokens = torch.where(present[..., None], tokens, self.no_context)
         return torch.cat([tokens.flatten(1, 2), start[:batch]], dim=1)
 
@@ -244,7 +248,7 @@ class TeacherModel(InContextModel):
 
     def start(self, n: int) -> RawState:
         """Return n streams without a region."""
-        absent = self.no_context.expand(n, self.n_context_regions * (self.region_len + 2), -1)
+        absent = self.no_context.expand(n, self.n_context_regions * (self.longest_region + 2), -1)
         marker = self.token_types.weight[START].expand(n, 1, -1)
         state = RawState([], self.layers.new_caches(n, self.sequence_len))
         return self._begin(torch.cat([absent, marker], dim=1), state)

@@ -67,7 +67,8 @@ class SlidingWindow(InContextModel):
                 "before the current one; expected region."
             )
         self.window: int = window
-        self.n_context_regions = max(1, -(-self.window // config.region_len) - 1)
+        shortest = 2 * config.region_len - self.longest_region
+        self.n_context_regions = max(1, -(-self.window // shortest) - 1)
         self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)
         self.step_encoder = build_step_encoder(model, observation, action)

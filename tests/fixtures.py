@@ -91,6 +91,7 @@ def make_student(
     memory: MemoryConfig | None = None,
     model: dict | None = None,
     sees: Sees = "region",
+    longest_region: int = 0,
     **compressor,
 ) -> CADStudent:
     """A student of one or two layers, in training mode as built."""
@@ -103,8 +104,9 @@ def make_student(
         ReconstructionConfig(),
         DecoderConfig(n_layers=2, dropout=dropout, sees=sees),
     )
-    config = StudentConfig(observation.to_json(), action.to_json(), region_len, to_plain(parts))
-    return CADStudent(config)
+    fields = observation.to_json(), action.to_json()
+    lengths = {"longest_region": longest_region}
+    return CADStudent(StudentConfig(*fields, region_len, to_plain(parts), **lengths))
 
 
 def make_teacher(
@@ -114,13 +116,19 @@ def make_teacher(
     seed: int = 0,
     model: dict | None = None,
     sees: Sees = "region",
+    longest_region: int = 0,
 ) -> TeacherModel:
     """A teacher of two layers."""
     torch.manual_seed(seed)
     settings = TeacherConfig(n_layers=2, n_context_regions=n_context_regions, sees=sees)
     sizes = asdict(ModelConfig(WIDTH, HEADS, **(model or {})))
     config = TeacherModelConfig(
-        CELLS.to_json(), CHOICE.to_json(), region_len, sizes, asdict(settings)
+        CELLS.to_json(),
+        CHOICE.to_json(),
+        region_len,
+        sizes,
+        asdict(settings),
+        longest_region=longest_region,
     )
     return TeacherModel(config)
 

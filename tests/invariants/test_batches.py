@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fixtures import REGION_LEN, make_table
+from fixtures import REGION_LEN, make_table, select
 
 from ad.batches import SamplingConfig, TripleSource
 
@@ -114,3 +114,74 @@ def test_shares_of_processes_and_micro_batches_partition_the_batch(world_size, a
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="24 is no multiple of 5 processes x 1 accumulation steps"):
         make_source(world_size=5)
+
+
+JITTER = 0.7  # of regions of 6: borders move by up to 2, lengths are 2 ... 10
+
+
+def jittered(**settings):
+    sampling = SamplingConfig(history_stride=1, jitter=JITTER, **settings)
+    return TripleSource(TABLE, sampling, batch_size=BATCH, seed=7, n_context_regions=2)
+
+
+def test_jittered_regions_divide_every_history_without_gap():
+    source = jittered()
+    lengths = []
+    for step in range(20):
+        batch = source.gather(all_rows(), np.ones(30, dtype=np.int64), source.cut(step))
+        assert batch.query.rewards.shape == (30, 10)
+        lengths += batch.query.mask.sum(1).tolist()
+        for name in ("observations", "rewards", "terminated"):
+            for stream in range(6):
+                rows = slice(stream * N_REGIONS, (stream + 1) * N_REGIONS)
+                found = vars(batch.query)[name][rows][batch.query.mask[rows]].numpy()
+                assert (found == TABLE.columns[name][rows].reshape(found.shape)).all()
+        assert not batch.query.rewards[~batch.query.mask].any()
+    assert set(lengths) == set(range(2, 11))
+
+
+def test_a_jittered_context_ends_where_the_current_region_begins():
+    source = jittered()
+    batch = source.gather(all_rows(), np.ones(30, dtype=np.int64), source.cut(3))
+    for row in range(30):
+        assert batch.has_context[row].sum() == min(2, TABLE.region[row])
+        assert batch.context.mask[row].any(-1).tolist() == batch.has_context[row].tolist()
+        if batch.has_previous[row]:
+            before, after = select(batch.previous, row), select(batch.query, row)
+            joined = torch.cat([before.rewards[before.mask], after.rewards[after.mask]])
+            hundredths = (joined * 100).round().long()
+            times = hundredths // 100 % 10 * REGION_LEN + hundredths % 100
+            assert (times.diff() == 1).all()
+
+
+def test_a_cut_is_drawn_anew_for_every_update_and_alike_for_every_process():
+    one, other = jittered(), jittered()
+    assert (one.cut(1).begins == other.cut(1).begins).all()
+    assert (one.cut(1).begins != one.cut(2).begins).any()
+    assert make_source().cut(1) is None
+
+
+def test_what_is_told_besides_follows_the_jittered_steps():
+    sampling = SamplingConfig(history_stride=1, jitter=JITTER)
+    told = {"labels": TABLE.columns["rewards"].copy()}
+    batch = TripleSource(TABLE, sampling, batch_size=BATCH, seed=7, extra=told)(4)
+    mask = batch.query.mask
+    assert torch.equal(batch.extra["labels"][mask], batch.query.rewards[mask])
+
+
+def test_windows_share_their_jittered_regions():
+    source = jittered(window=4)
+    batch = source(2)
+    shared = batch.shared.regions.map(lambda field: field[batch.shared.places])
+    there = batch.has_context
+    assert torch.equal(shared.rewards[there], batch.context.rewards[there])
+    assert torch.equal(shared.mask[there], batch.context.mask[there])
+
+
+def test_regions_of_many_lengths_cannot_be_jittered():
+    table = make_table()
+    table.columns["mask"] = table.columns["mask"].copy()
+    table.columns["mask"][3, -1] = False
+    sampling = SamplingConfig(jitter=JITTER)
+    with pytest.raises(ValueError, match="borders can be moved between regions of one length"):
+        TripleSource(table, sampling, batch_size=BATCH)

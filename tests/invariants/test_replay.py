@@ -16,7 +16,7 @@ from ad.recall import FrozenPolicy
 from ad.rollout import rollout
 from compression.latents import Latents
 from compression.memory import MemoryConfig
-from nets.regions import REGION_FIELDS, Regions, stack_regions
+from nets.regions import REGION_FIELDS, Regions, padded, stack_regions
 from nets.spaces import field_spec
 from tasks.darkroom import MOVES, DarkRoomFamily
 from tasks.gymnasium_family import GymnasiumFamily
@@ -61,7 +61,7 @@ class Recorder:
             }
         )
 
-    def regions(self, stored=STORED):
+    def regions(self, stored=STORED, region_len=REGION_LEN):
         """The recorded regions, (n, L, ...) each, in the dtypes that histories are stored in."""
         fields = {
             name: torch.from_numpy(np.stack([step[name] for step in self.steps], 1))
@@ -69,17 +69,18 @@ class Recorder:
         }
         fields = {name: field.to(stored.get(name, field.dtype)) for name, field in fields.items()}
         fields["mask"] = torch.ones_like(fields["truncated"])
-        parts = [slice(k * REGION_LEN, (k + 1) * REGION_LEN) for k in range(N_REGIONS)]
+        parts = [slice(k * region_len, (k + 1) * region_len) for k in range(N_REGIONS)]
         return [Regions(**{k: field[:, part] for k, field in fields.items()}) for part in parts]
 
-    def region_logits(self, k):
-        return torch.stack(self.logits[k * REGION_LEN : (k + 1) * REGION_LEN], 1)
+    def region_logits(self, k, region_len=REGION_LEN):
+        return torch.stack(self.logits[k * region_len : (k + 1) * region_len], 1)
 
 
 def record(policy, family=FAMILY, tasks=TASKS):
     """Act for at least N_REGIONS regions."""
     recorder = Recorder(policy)
-    n_episodes = -(-N_REGIONS * REGION_LEN // HORIZON)
+    region_len = getattr(policy, "region_len", REGION_LEN)
+    n_episodes = -(-N_REGIONS * region_len // HORIZON)
     rollout(recorder, family, tasks, n_episodes=n_episodes, seed=3)
     return recorder
 
@@ -156,6 +157,32 @@ def test_a_student_acts_as_it_was_trained(student):
 def test_a_teacher_acts_as_it_was_trained(n_context_regions, sees, make):
     teacher = make(n_context_regions, region_len=REGION_LEN, sees=sees).eval()
     check_replay(teacher, record(ContextPolicy(teacher)))
+
+
+@pytest.mark.parametrize("region_len", [5, REGION_LEN, 9])
+@pytest.mark.parametrize("kind", ["student", "step alone", "teacher", "apart"])
+def test_regions_of_other_lengths_act_as_they_are_padded_in_training(kind, region_len):
+    lengths = {"region_len": REGION_LEN, "longest_region": 9}
+    memory = MemoryConfig("accumulate", 2)
+    model = {
+        "student": lambda: make_student(memory=memory, **lengths),
+        "step alone": lambda: make_student(memory=memory, sees="step", **lengths),
+        "teacher": lambda: make_teacher(2, **lengths),
+        "apart": lambda: make_apart(2, **lengths),
+    }[kind]().eval()
+    recorder = record(ContextPolicy(model, region_len=region_len))
+    regions = [padded(r, 9) for r in recorder.regions(region_len=region_len)]
+    assert all(region.mask.sum(1).eq(region_len).all() for region in regions)
+    for k in range(N_REGIONS):
+        found = offline(model, triple_before(regions, k, 2))[:, :region_len]
+        logits = recorder.region_logits(k, region_len)
+        torch.testing.assert_close(logits, found, atol=1e-5, rtol=1e-5)
+
+
+def test_regions_longer_than_the_model_are_refused():
+    student = make_student(region_len=REGION_LEN, longest_region=9)
+    with pytest.raises(ValueError, match="at most 9"):
+        ContextPolicy(student, region_len=10)
 
 
 @pytest.mark.parametrize("window", [3, REGION_LEN, 10, 16])

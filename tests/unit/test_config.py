@@ -481,3 +481,21 @@ def test_latents_that_cannot_be_cut_down_are_refused(tmp_path, overrides, told):
     (tmp_path / "run.yaml").write_text("run_dir: runs/x\n")
     with pytest.raises(ConfigError, match=told):
         load_config(RunConfig, tmp_path / "run.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sampling.jitter=0.02"], "less than a step"),
+        (["sampling.jitter=0.2", "collect.marker_rule=episode"], "marker_rule=episode"),
+        (["evaluate.region_len=81"], "more than 80 transitions"),
+        (["evaluate.region_len=97", "sampling.jitter=0.2"], "more than 96 transitions"),
+    ],
+)
+def test_lengths_that_regions_cannot_have_are_refused(tmp_path, overrides, told):
+    file = tmp_path / "run.yaml"
+    file.write_text("region_len: 80\n")
+    with pytest.raises(ConfigError, match=told):
+        load_config(RunConfig, file, overrides)
+    given = ["evaluate.region_len=96", "sampling.jitter=0.2"]
+    assert load_config(RunConfig, file, given).longest_region == 96
