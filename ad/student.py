@@ -175,6 +175,7 @@ class CADStudent(InContextModel):
             self.transition_encoder = TransitionEncoder(observation, action, width)
         with seeded_part("memory"):
             self.memory = build_memory(parts.memory, n_latents=n_latents, **region)
+        self.memory.position(parts.compressor.latent_positions)
         with seeded_part("reconstruction"):
             self.reconstruction = build_reconstruction(
                 observation, action, parts.reconstruction, n_latents=n_latents, **sizes

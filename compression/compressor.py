@@ -17,6 +17,7 @@ from base.errors import UserError
 from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
 from compression.latents import Latents
+from nets.positions import LatentPositions
 
 KINDS = {
     "query_pooling": "compression.query_pooling:QueryPooling",
@@ -54,6 +55,9 @@ class CompressorConfig:
         bottleneck: What limits the latents: `continuous` (nothing), `gaussian` (noise of fixed
             size), `vib` (noise of learned size), `fsq` or `vq` (codes), or the import path
             `module:Class` of a user's own.
+        latent_positions: What tells latents apart besides their contents, in the latent queries
+            and in the memory: positions spread over the region, `learned` from there on or `fixed`
+            there, or `none`.
         kwargs: Settings of the kind's own, checked by its class.
         bottleneck_kwargs: Settings of the bottleneck's own, checked by its class.
     """
@@ -66,6 +70,7 @@ class CompressorConfig:
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     nested: bool = False
     bottleneck: str = "continuous"
+    latent_positions: LatentPositions = "learned"
     kwargs: dict[str, Any] = field(default_factory=dict)
     bottleneck_kwargs: dict[str, Any] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from base.ranges import AtLeast
 from compression.compressor import check_kwargs, import_class
 from compression.latents import Latents
-from nets.positions import sinusoids, spread
+from nets.positions import LatentPositions, settle, sinusoids, spread
 
 MEMORIES = {
     "one_shot": "compression.memory:OneShot",
@@ -85,8 +85,14 @@ class Memory(nn.Module):
         """Most latent tokens that `read` returns for a row."""
         raise NotImplementedError
 
+    def position(self, kind: LatentPositions) -> None:
+        """Give a region's latents positions of this kind (`compressor.latent_positions`).
+
+        Called once, when it is built; by default there are none, and nothing is done.
+        """
+
     def place(self, addresses: Tensor) -> None:
-        """Let the places of a region's latents begin as these, (M, D); by default nothing does."""
+        """Let learned places of a region's latents begin as these, (M, D); by default none do."""
 
     def start(self, n: int) -> Any:
         """Return the state of `n` rows that have seen no region."""
@@ -145,9 +151,14 @@ class Accumulate(Memory):
         """R x M."""
         return self.n_regions * self.n_latents
 
+    def position(self, kind: LatentPositions) -> None:
+        """Learn the positions of a region's latents, keep them, or leave them out."""
+        settle(self, "positions", kind)
+
     def place(self, addresses: Tensor) -> None:
-        """Let positions of a region's latents begin as `addresses`, (M, D)."""
-        self.positions.data.copy_(addresses)
+        """Let learned positions of a region's latents begin as `addresses`, (M, D)."""
+        if isinstance(self.positions, nn.Parameter):
+            self.positions.data.copy_(addresses)
 
     def start(self, n: int) -> LastRegions:
         """Return `n` rows without a region."""

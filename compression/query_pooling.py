@@ -38,7 +38,8 @@ class Encoder(nn.Module):
 class QueryPooling(Compressor):
     """z_j = Attention(q_j, H, H): m learned latent queries attend to the encoder's hidden states H.
 
-    A query begins with the position of the part of the region that it stands for.
+    A query begins with the position of the part of the region that it stands for, or has that
+    position for ever, or begins as noise alone (`compressor.latent_positions`).
     """
 
     learns = True
@@ -48,7 +49,11 @@ class QueryPooling(Compressor):
         self.encoder = Encoder(config, d_model, n_heads, region_len)
         positions = sinusoids(spread(config.n_latents, region_len), d_model)
         noise = torch.randn(config.n_latents, d_model)
-        self.latent_queries = nn.Parameter(0.1 * positions + 0.02 * noise)
+        begin = 0.1 * positions if config.latent_positions == "learned" else 0.0
+        self.latent_queries = nn.Parameter(begin + 0.02 * noise)
+        fixed = 0.1 * positions if config.latent_positions == "fixed" else None
+        self.query_positions: Tensor | None
+        self.register_buffer("query_positions", fixed)
         self.pooling = Transformer(
             d_model,
             n_heads,
@@ -94,4 +99,7 @@ class QueryPooling(Compressor):
         return torch.stack(weights, dim=1)
 
     def _queries(self, batch: int) -> Tensor:
-        return self.latent_queries.expand(batch, -1, -1)  # (B, M, D)
+        queries = self.latent_queries
+        if self.query_positions is not None:
+            queries = queries + self.query_positions
+        return queries.expand(batch, -1, -1)  # (B, M, D)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compression.compressor import CompressorError
 from compression.latents import Latents
 from compression.memory import Memory, MemoryConfig
-from nets.positions import sinusoids, spread
+from nets.positions import LatentPositions, settle, sinusoids, spread
 
 FIRST_GATE = 1.0
 """Bias of gates at the start: more of what is remembered stays than goes."""
@@ -135,6 +135,10 @@ class Recurrent(Memory):
         self.positions = nn.Parameter(0.1 * sinusoids(spread(n_latents, region_len), d_model))
         self.no_context = nn.Parameter(torch.randn(n_latents, d_model) * 0.02)
         self.change = UPDATES[self.kwargs["update"]](d_model)
+
+    def position(self, kind: LatentPositions) -> None:
+        """Learn the positions of what is remembered, keep them, or leave them out."""
+        settle(self, "positions", kind)
 
     @property
     def n_tokens(self) -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+LatentPositions = Literal["learned", "fixed", "none"]
+"""What tells latents of a region apart besides their contents."""
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
@@ -23,3 +27,16 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
 def spread(n_latents: int, region_len: int) -> Tensor:
     """Return the centres (n_latents,) of equal chunks of a region, in tokens."""
     return (torch.arange(n_latents) + 0.5) * region_len / n_latents
+
+
+def settle(module: nn.Module, name: str, kind: LatentPositions) -> None:
+    """Leave a parameter `name` of positions to be learned, keep it as it is, or put zeros there.
+
+    What is not learned is no parameter.
+    """
+    if kind == "learned":
+        return
+    values = getattr(module, name).detach().clone()
+    delattr(module, name)
+    values = values if kind == "fixed" else torch.zeros_like(values)
+    module.register_buffer(name, values)

@@ -297,6 +297,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse what parts make no sense together."""
         self._check_lengths()
+        self._check_positions()
         self._check_windows()
         self._check_capacity()
         self._check_cut_down()
@@ -323,6 +324,16 @@ class RunConfig:
                 f"evaluate.region_len is {self.evaluate.region_len}, but no model is trained on "
                 f"regions of more than {self.longest_region} transitions; give at most as many, "
                 "or raise sampling.jitter"
+            )
+
+    def _check_positions(self) -> None:
+        """Latents can be told apart."""
+        kind, positions = self.compressor.bottleneck, self.compressor.latent_positions
+        if positions == "none" and kind in BOTTLENECKS and not bottleneck_class(kind).keeps_address:
+            raise ValueError(
+                f"compressor.latent_positions is none, but a code of compressor.bottleneck={kind} "
+                "does not say which latent it is, and nothing else would; set it to learned or "
+                "fixed, or take another bottleneck"
             )
 
     def _check_windows(self) -> None:

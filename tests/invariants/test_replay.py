@@ -96,6 +96,8 @@ STUDENTS = {
         for update in ("replace", "residual", "gate", "gru")
     },
     "step before": {"model": {"previous_observation": True}},
+    "fixed positions": {"latent_positions": "fixed"},
+    "no positions": {"latent_positions": "none", "memory": MemoryConfig("accumulate", 2)},
     "a step alone": {"sees": "step", "memory": MemoryConfig("accumulate", 2)},
 }
 

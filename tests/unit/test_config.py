@@ -499,3 +499,11 @@ def test_lengths_that_regions_cannot_have_are_refused(tmp_path, overrides, told)
         load_config(RunConfig, file, overrides)
     given = ["evaluate.region_len=96", "sampling.jitter=0.2"]
     assert load_config(RunConfig, file, given).longest_region == 96
+
+
+def test_codes_without_positions_are_refused(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("compressor: {latent_positions: none}\n")
+    with pytest.raises(ConfigError, match="does not say which latent it is"):
+        load_config(RunConfig, file, ["compressor.bottleneck=fsq"])
+    load_config(RunConfig, file, ["compressor.bottleneck=gaussian"])

@@ -12,6 +12,7 @@ from fixtures import (
     REGION_LEN,
     SWITCHES,
     TORQUES,
+    WIDTH,
     make_regions,
     make_sliding_window,
     make_student,
@@ -26,7 +27,9 @@ from ad.objectives import ActionObjective, LossConfig, PretrainObjective, masked
 from ad.student import CADStudent
 from base.hashes import to_plain
 from compression.compressor import KINDS
+from compression.latents import Latents
 from compression.memory import MemoryConfig
+from nets.positions import sinusoids, spread
 from nets.regions import REGION_FIELDS
 from teacher.model import RawContextObjective, TeacherModel
 from training.metrics import training_bytes
@@ -453,3 +456,39 @@ def test_parameters_that_act_are_counted_without_heads_that_only_losses_read():
     assert raw.n_acting_parameters == sum(p.numel() for p in raw.parameters()) - head - unread
     types = sum(p.numel() for p in teacher.token_type_head.parameters())
     assert teacher.n_acting_parameters == sum(p.numel() for p in teacher.parameters()) - types
+
+
+@pytest.mark.parametrize("memory", ["accumulate", "recurrent"])
+@pytest.mark.parametrize("kind", ["learned", "fixed", "none"])
+def test_latents_without_positions_are_a_set(kind, memory):
+    student = make_student(
+        n_latents=4, latent_positions=kind, memory=MemoryConfig(memory, 2), seed=3
+    ).eval()
+    query = make_regions(3, REGION_LEN)
+    values = torch.randn(3, 4, WIDTH)
+    there = torch.ones(3, dtype=torch.bool)
+
+    def decoded(order):
+        state = student.memory.start(3)
+        state = student.memory.update(state, Latents(values[:, order]), there)
+        return student.decode(query, student.memory.read(state))
+
+    with torch.no_grad():
+        apart = (decoded([0, 1, 2, 3]) - decoded([2, 0, 3, 1])).abs().max()
+    assert (apart < 1e-5) == (kind == "none")
+
+
+@pytest.mark.parametrize(("kind", "learned"), [("learned", True), ("fixed", False)])
+def test_fixed_positions_of_latents_are_no_parameters(kind, learned):
+    student = make_student(latent_positions=kind)
+    names = set(dict(student.named_parameters()))
+    assert ("memory.positions" in names) == learned
+    positions = 0.1 * sinusoids(spread(2, REGION_LEN), WIDTH)
+    torch.testing.assert_close(student.memory.positions.data, positions)
+    with torch.no_grad():
+        queries = student.compressor._queries(1)[0]
+    assert (queries - positions).abs().max() < 0.1
+    bare = make_student(latent_positions="none").compressor._queries(1)[0]
+    assert bare.abs().max() < 0.1
+    student.memory.place(torch.ones(2, WIDTH))
+    assert bool((student.memory.positions == 1).all()) == learned
