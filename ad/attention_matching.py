@@ -72,14 +72,14 @@ def attention_loss(
         return latents.values.sum() * 0
     region = region.map(lambda field: field[rows])
     with torch.no_grad():
-        raw = student.transition_encoder(student.scaling.regions(region))  # (B, L, D)
+        raw, there = student.transition_encoder.read(student.scaling.regions(region))  # (B, N, D)
     shown = None if latents.mask is None else latents.mask[rows]
     total = latents.values.new_zeros(())
     layers = cross_attentions(student.decoder)
     for layer, x in zip(layers, asked, strict=True):
         ours = _attend(layer, x[rows], latents.values[rows], shown)
         with torch.no_grad():
-            theirs = _attend(layer, x[rows], raw, region.mask)
+            theirs = _attend(layer, x[rows], raw, there)
             spread = theirs.var((0, 1), unbiased=False).mean().clamp_min(1e-8)
         total = total + (ours - theirs).square().mean() / spread
     return total / len(layers)

@@ -1,15 +1,17 @@
 """The AD decoder: causal self-attention over the current region, cross-attention to the latents.
 
-With `sees: step` there is no self-attention and no position: a step has the latents and its own
+With `reads: prefix` the latents stand before the steps in one self-attention instead. With `sees:
+step` steps do not attend to each other and have no position: a step has the latents and its own
 token, and nothing of the current region is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.ranges import Between
@@ -17,6 +19,9 @@ from compression.latents import Latents
 from nets.attention import KeyValueCache
 from nets.embeddings import Sees
 from nets.transformer import Memory, Transformer
+
+Reads = Literal["cross", "prefix"]
+"""How a decoder reads latents."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,14 @@ class DecoderConfig:
         dropout: Probability on residual branches.
         sees: What it has besides the latents: `region`, the current one up to now, or `step`, the
             current observation alone, so that what it knows, it knows through the latents.
+        reads: How it reads latents: by `cross`-attention, in every block, or as a `prefix` of the
+            self-attention, where they are processed by the blocks as the steps are.
     """
 
     n_layers: Annotated[int, Between(1, 1000)] = 4
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     sees: Sees = "region"
+    reads: Reads = "cross"
 
     def n_steps(self, region_len: int) -> int:
         """Return the most steps of the current region that one of them attends to."""
@@ -44,14 +52,18 @@ class DecoderState:
     """What the decoder keeps while a region is being filled.
 
     Attributes:
-        memory: Each block's keys and values of the latents, projected once per region.
+        memory: Each block's keys and values of the latents, projected once per region; none where
+            they are a prefix.
         memory_mask: (n, M) bool, or None.
-        caches: Each block's keys and values of the steps so far; none where it sees a step alone.
+        caches: Each block's keys and values of the steps so far, behind those of a prefix; none
+            where it sees a step alone and has no prefix.
+        n_prefix: Latents at the beginning of the caches.
     """
 
     memory: list[Memory]
     memory_mask: Tensor | None
     caches: list[KeyValueCache]
+    n_prefix: int = 0
 
     @property
     def n_bytes(self) -> int:
@@ -77,6 +89,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.region_len = region_len
         self.sees_region = config.sees == "region"
+        self.prefixed = config.reads == "prefix"
         if self.sees_region:
             self.positions = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
         self.layers = Transformer(
@@ -84,8 +97,8 @@ class Decoder(nn.Module):
             n_heads,
             config.n_layers,
             dropout=config.dropout,
-            self_attention=self.sees_region,
-            cross_attention=True,
+            self_attention=self.sees_region or self.prefixed,
+            cross_attention=not self.prefixed,
         )
         self.action_head = nn.Linear(d_model, n_outputs)
 
@@ -97,6 +110,10 @@ class Decoder(nn.Module):
         """Return what the actions are read from, (B, T, D), arguments as of `forward`."""
         if self.sees_region:
             tokens = tokens + self.positions[: tokens.shape[1]]
+        if self.prefixed:
+            n_prefix = latents.values.shape[1]
+            x = torch.cat([latents.values, tokens], dim=1)
+            return self.layers(x, mask=self._attended(latents, tokens.shape[1]))[:, n_prefix:]
         return self.layers(
             tokens,
             is_causal=True,
@@ -104,8 +121,32 @@ class Decoder(nn.Module):
             memory_mask=latents.mask,
         )
 
+    def _attended(self, latents: Latents, n_steps: int) -> Tensor:
+        """Return which of latents and steps each of them attends to, (B, M + T, M + T)."""
+        shown = latents.shown.bool()[:, None]  # (B, 1, M)
+        n_prefix = shown.shape[2]
+        own = torch.ones(n_steps, n_steps, dtype=torch.bool, device=shown.device).tril()
+        own = own if self.sees_region else torch.eye(n_steps).to(own)
+        steps = F.pad(own, (0, 0, n_prefix, 0))  # (M + T, T): latents see no step
+        prefix = shown.expand(-1, n_prefix + n_steps, -1)
+        return torch.cat([prefix, steps.expand(len(shown), -1, -1)], dim=2)
+
+    def _start_prefix(self, latents: Latents, state: DecoderState | None) -> DecoderState:
+        """Begin a region: let the blocks process latents (B, M, D) into the caches."""
+        n, n_prefix, _ = latents.values.shape
+        caches = [] if state is None or state.n_prefix != n_prefix else state.caches
+        if not caches:
+            n_steps = self.region_len if self.sees_region else 1
+            caches = self.layers.new_caches(n, n_prefix + n_steps)
+        for cache in caches:
+            cache.rewind()
+        self.layers(latents.values, mask=latents.mask, caches=caches)
+        return DecoderState([], latents.mask, caches, n_prefix)
+
     def start(self, latents: Latents, state: DecoderState | None = None) -> DecoderState:
         """Begin a region: project latents (B, M, D), empty the caches (`state`'s are reused)."""
+        if self.prefixed:
+            return self._start_prefix(latents, state)
         memory = self.layers.project_memory(latents.values)
         if state is None:
             caches = []
@@ -119,7 +160,9 @@ class Decoder(nn.Module):
     def step(self, token: Tensor, state: DecoderState) -> Tensor:
         """Return action parameters (B, P) for the next step token (B, 1, D), kept in `state`."""
         if self.sees_region:
-            token = token + self.positions[state.caches[0].length]
+            token = token + self.positions[state.caches[0].length - state.n_prefix]
+        if self.prefixed:
+            return self.action_head(self._step_after_prefix(token, state)[:, 0])
         hidden = self.layers(
             token,
             memory=state.memory,
@@ -127,3 +170,14 @@ class Decoder(nn.Module):
             caches=state.caches or None,
         )
         return self.action_head(hidden[:, 0])
+
+    def _step_after_prefix(self, token: Tensor, state: DecoderState) -> Tensor:
+        """Return the hidden state (B, 1, D) of a token behind the latents and steps so far."""
+        if not self.sees_region:
+            for cache in state.caches:
+                cache.rewind(state.n_prefix)
+        mask = state.memory_mask
+        if mask is not None:  # (B, M + t + 1)
+            n_steps = state.caches[0].length - state.n_prefix + 1
+            mask = F.pad(mask, (0, n_steps), value=True)
+        return self.layers(token, mask=mask, caches=state.caches)

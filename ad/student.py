@@ -40,11 +40,12 @@ from compression.reconstruction import (
     build_reconstruction,
 )
 from nets.actions import ActionDistribution
-from nets.embeddings import RawFeatures, TransitionEncoder
+from nets.embeddings import RawFeatures
 from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps, padded
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
+from nets.tokens import TOKENISATIONS
 from training.config import config_of
 
 
@@ -160,6 +161,7 @@ class CADStudent(InContextModel):
         width, n_latents = parts.model.d_model, parts.compressor.n_latents
         longest = self.longest_region
         region = {"d_model": width, "region_len": longest}
+        tokens = TOKENISATIONS[parts.compressor.tokenisation]
         sizes = {**region, "n_heads": parts.model.n_heads}
         self.actions = ActionDistribution(action, squash=parts.model.squash_actions)
         self.scaling = FieldScaling(observation, action)
@@ -168,11 +170,14 @@ class CADStudent(InContextModel):
         self.reads_raw = compressor_class(parts.compressor.kind).tokens == "raw"
         extra = {"n_features": self.raw_features.width} if self.reads_raw else {}
         with seeded_part("compressor"):
-            self.compressor = build_compressor(parts.compressor, **sizes, **extra)
+            read = longest if self.reads_raw else tokens.n_tokens(longest)
+            self.compressor = build_compressor(
+                parts.compressor, **{**sizes, "region_len": read}, **extra
+            )
         with seeded_part("bottleneck"):
             self.bottleneck = build_bottleneck(parts.compressor, width)
         with seeded_part("transition_encoder"):
-            self.transition_encoder = TransitionEncoder(observation, action, width)
+            self.transition_encoder = tokens(observation, action, width)
         with seeded_part("memory"):
             self.memory = build_memory(parts.memory, n_latents=n_latents, **region)
         self.memory.position(parts.compressor.latent_positions)
@@ -236,7 +241,7 @@ class CADStudent(InContextModel):
         """Fit scaling, and compressors without gradients, on training regions (N, L, ...)."""
         self.scaling.fit(regions)
         with torch.no_grad():
-            self.compressor.fit(self.compressor_tokens(regions), regions.mask)
+            self.compressor.fit(*self.compressor_tokens(regions))
 
     @torch.no_grad()
     def fit_bottleneck(self, regions: Regions) -> None:
@@ -245,13 +250,19 @@ class CADStudent(InContextModel):
         n = 256  # at once
         chunks = (slice(i, i + n) for i in range(0, len(regions.mask), n))
         each = (regions.map(lambda field, rows=rows: field[rows]) for rows in chunks)
-        parts = [self.compressor(self.compressor_tokens(r), r.mask).values for r in each]
+        parts = [self.compressor(*self.compressor_tokens(r)).values for r in each]
         self.bottleneck.fit(Latents(torch.cat(parts)))
 
-    def compressor_tokens(self, regions: Regions) -> Tensor:
-        """Return what this student's compressor reads of regions: (B, T, D) or raw (B, T, F)."""
+    def compressor_tokens(self, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Return what this student's compressor reads of regions, and its mask.
+
+        Tokens (B, N, D) of T transitions, N as `compressor.tokenisation` makes them, or raw
+        features (B, T, F).
+        """
         scaled = self.scaling.regions(regions)
-        return self.raw_features(scaled) if self.reads_raw else self.transition_encoder(scaled)
+        if self.reads_raw:
+            return self.raw_features(scaled), regions.mask
+        return self.transition_encoder.read(scaled)
 
     def compress(self, regions: Regions, present: Tensor | None = None) -> Latents:
         """Return latents (B, M, D) of completed regions (B, T, ...).
@@ -263,7 +274,7 @@ class CADStudent(InContextModel):
             regions: Fields (B, T, ...).
             present: (B,) bool; rows that stand for no region count in no loss, code or bit.
         """
-        latents = self.compressor(self.compressor_tokens(regions), regions.mask)
+        latents = self.compressor(*self.compressor_tokens(regions))
         rows = (len(regions.mask), self.compressor.n_latents, self.compressor.d_model)
         check_latents(self.compressor, latents, rows)
         if self.nested and self.training:

@@ -18,6 +18,7 @@ from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
 from compression.latents import Latents
 from nets.positions import LatentPositions
+from nets.tokens import Tokenisation
 
 KINDS = {
     "query_pooling": "compression.query_pooling:QueryPooling",
@@ -55,6 +56,9 @@ class CompressorConfig:
         bottleneck: What limits the latents: `continuous` (nothing), `gaussian` (noise of fixed
             size), `vib` (noise of learned size), `fsq` or `vq` (codes), or the import path
             `module:Class` of a user's own.
+        tokenisation: What an encoder of regions reads: a token for each `transition`, for each
+            `step` (an observation and what was before it), or `interleaved` ones of observation,
+            action and reward.
         latent_positions: What tells latents apart besides their contents, in the latent queries
             and in the memory: positions spread over the region, `learned` from there on or `fixed`
             there, or `none`.
@@ -70,6 +74,7 @@ class CompressorConfig:
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     nested: bool = False
     bottleneck: str = "continuous"
+    tokenisation: Tokenisation = "transition"
     latent_positions: LatentPositions = "learned"
     kwargs: dict[str, Any] = field(default_factory=dict)
     bottleneck_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +87,7 @@ class Compressor(nn.Module):
         config: Settings; a class with settings of its own names them in `settings`.
         d_model: Width D.
         n_heads: Heads.
-        region_len: Longest region, L.
+        region_len: Longest region, L, in tokens.
 
     Attributes:
         tokens: `learned` (transition tokens of width d_model) or `raw`

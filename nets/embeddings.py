@@ -98,6 +98,15 @@ class TransitionEncoder(nn.Module):
         self.action = FieldEncoder(action, d_model)
         self.scalars = nn.Linear(3, d_model)  # reward, terminated, truncated
 
+    @staticmethod
+    def n_tokens(n_transitions: int) -> int:
+        """Return T."""
+        return n_transitions
+
+    def read(self, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, T, D) of regions (B, T, ...) and their mask (B, T)."""
+        return self(regions), regions.mask
+
     def forward(self, regions: Regions) -> Tensor:
         """Return tokens (B, T, D)."""
         scalars = torch.stack(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from nets.embeddings import StepEncoder, TransitionEncoder
+from nets.embeddings import StepEncoder
 
 
 def match(module: nn.Module) -> None:
@@ -24,7 +24,7 @@ def match(module: nn.Module) -> None:
             part.match()  # pyright: ignore[reportCallIssue]
 
 
-def match_tokens(steps: StepEncoder, transitions: TransitionEncoder) -> None:
+def match_tokens(steps: StepEncoder, transitions: nn.Module) -> None:
     """Let step tokens begin with the observation and action encodings of transition tokens."""
     for name in ("observation", "action") if steps.sees == "region" else ("observation",):
         getattr(steps, name).load_state_dict(getattr(transitions, name).state_dict())

@@ -387,6 +387,12 @@ class RunConfig:
                             "that was not visited has no steps before it to be seen; set "
                             f"{key}.sees to step, or queries to visited"
                         )
+            if stage.loss.attention > 0 and self.decoder.reads == "prefix":
+                raise ValueError(
+                    f"{name}.loss.attention is {stage.loss.attention}, but decoder.reads=prefix "
+                    "has no cross-attention whose outputs could be compared; set it to 0, or reads "
+                    "to cross"
+                )
             if stage.loss.attention > 0 and self.memory.kind != "one_shot":
                 raise ValueError(
                     f"{name}.loss.attention is {stage.loss.attention}, but "

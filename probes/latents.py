@@ -61,14 +61,16 @@ def cosines(latents: np.ndarray, *, centred: bool) -> np.ndarray:
 def pooling_attention(student: CADStudent, regions: Regions) -> np.ndarray | None:
     """Return what each latent attends to (N, M, L), heads and pooling layers averaged.
 
-    None where the compressor has no `attention`.
+    None where the compressor has no `attention`, or where its tokens are no transitions.
     """
+    if student.config.student_parts.compressor.tokenisation != "transition":
+        return None
     attention = getattr(student.compressor, "attention", None)
     if attention is None:
         return None
 
     def weights(part: Regions) -> Tensor:
-        return attention(student.compressor_tokens(part), part.mask).mean((1, 2))
+        return attention(*student.compressor_tokens(part)).mean((1, 2))
 
     return chunked(weights, regions)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ad.decoder import DecoderConfig
+from ad.decoder import DecoderConfig, Reads
 from ad.model import ModelConfig, Triple
 from ad.student import CADStudent, StudentConfig, StudentParts
 from base.hashes import to_plain
@@ -92,6 +92,7 @@ def make_student(
     model: dict | None = None,
     sees: Sees = "region",
     longest_region: int = 0,
+    reads: Reads = "cross",
     **compressor,
 ) -> CADStudent:
     """A student of one or two layers, in training mode as built."""
@@ -102,7 +103,7 @@ def make_student(
         CompressorConfig(kind=kind, **settings),
         memory or MemoryConfig(),
         ReconstructionConfig(),
-        DecoderConfig(n_layers=2, dropout=dropout, sees=sees),
+        DecoderConfig(n_layers=2, dropout=dropout, sees=sees, reads=reads),
     )
     fields = observation.to_json(), action.to_json()
     lengths = {"longest_region": longest_region}

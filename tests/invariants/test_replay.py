@@ -96,6 +96,15 @@ STUDENTS = {
         for update in ("replace", "residual", "gate", "gru")
     },
     "step before": {"model": {"previous_observation": True}},
+    "step tokens": {"tokenisation": "step"},
+    "interleaved tokens": {"tokenisation": "interleaved"},
+    "prefix": {"reads": "prefix"},
+    "prefix of two regions": {"reads": "prefix", "memory": MemoryConfig("accumulate", 2)},
+    "prefix of a step alone": {
+        "reads": "prefix",
+        "sees": "step",
+        "memory": MemoryConfig("accumulate", 2),
+    },
     "fixed positions": {"latent_positions": "fixed"},
     "no positions": {"latent_positions": "none", "memory": MemoryConfig("accumulate", 2)},
     "a step alone": {"sees": "step", "memory": MemoryConfig("accumulate", 2)},
@@ -419,6 +428,12 @@ def test_the_context_never_exceeds_what_is_reported(n_regions):
     assert decoder.caches[0].keys.shape[2] == REGION_LEN
     numbers = 2 * len(decoder.caches) * 16 * (tokens + REGION_LEN)  # keys and values, D wide
     assert policy.context_bytes == 4 * numbers
+    prefixed = make_student(region_len=REGION_LEN, n_latents=3, memory=memory, reads="prefix")
+    policy = ContextPolicy(prefixed.eval())
+    record(policy)
+    assert policy.context_tokens == tokens + REGION_LEN
+    assert policy.context_bytes == 4 * numbers
+    assert policy.state.decoder.caches[0].keys.shape[2] == tokens + REGION_LEN
     teacher = make_teacher(3, region_len=REGION_LEN).eval()
     policy = ContextPolicy(teacher)
     record(policy)

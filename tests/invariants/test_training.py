@@ -340,7 +340,7 @@ def test_a_batch_that_cannot_be_cut_is_refused():
 def test_a_fitted_pca_survives_training_and_checkpoints(tmp_path):
     student = make_student("pca")
     regions = make_regions(64, 6)
-    student.compressor.fit(student.compressor_tokens(regions), regions.mask)
+    student.compressor.fit(*student.compressor_tokens(regions))
     before = student.compressor.components.clone()
     objective = ActionObjective(student, LossConfig())
     source = TripleSource(make_table(), SamplingConfig(), batch_size=8)

@@ -206,6 +206,7 @@ def test_without_any_context_attention_matching_is_zero():
         (["distill.loss={beta: 1, queries: all}"], "decoder.sees=region"),
         (["distill.loss={beta: 1, queries: all}", "decoder.sees=step"], "teacher.sees=region"),
         (["distill.loss.attention=1"], "freeze_compressor"),
+        (["finetune.loss.attention=1", "decoder.reads=prefix"], "decoder.reads=prefix"),
         (["finetune.loss.attention=1", "memory.kind=accumulate"], "memory.kind=accumulate"),
         (["distill.loss.kl=sideways"], "distill.loss.kl"),
     ],

@@ -77,7 +77,7 @@ def test_weights_times_values_are_the_fused_attention(masked):
 def test_pooling_attention_is_that_of_the_latents(n_pooling_layers):
     student = make_student(n_latents=3, n_pooling_layers=n_pooling_layers).eval()
     pooling, regions = student.compressor, make_regions(4, 6, lengths=[6, 2, 5, 6])
-    tokens = student.compressor_tokens(regions)
+    tokens, _ = student.compressor_tokens(regions)
     weights = pooling.attention(tokens, regions.mask)
     assert weights.shape == (4, n_pooling_layers, HEADS, 3, 6)
     # The latents once more, by these weights instead of the fused attention.

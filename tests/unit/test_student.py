@@ -30,7 +30,7 @@ from compression.compressor import KINDS
 from compression.latents import Latents
 from compression.memory import MemoryConfig
 from nets.positions import sinusoids, spread
-from nets.regions import REGION_FIELDS
+from nets.regions import REGION_FIELDS, Regions
 from teacher.model import RawContextObjective, TeacherModel
 from training.metrics import training_bytes
 
@@ -492,3 +492,26 @@ def test_fixed_positions_of_latents_are_no_parameters(kind, learned):
     assert bare.abs().max() < 0.1
     student.memory.place(torch.ones(2, WIDTH))
     assert bool((student.memory.positions == 1).all()) == learned
+
+
+@pytest.mark.parametrize("sees", ["region", "step"])
+def test_behind_a_prefix_steps_see_what_they_should(sees):
+    student = make_student(reads="prefix", sees=sees, n_latents=3).eval()
+    query = make_regions(2, REGION_LEN)
+    latents = Latents(torch.randn(2, 3, WIDTH), torch.tensor([[True, True, False]] * 2))
+    with torch.no_grad():
+        found = student.decode(query, latents)
+        later = Regions(**vars(query))
+        later.observations = query.observations.clone()
+        later.observations[:, 3] = (later.observations[:, 3] + 1) % 3
+        after = student.decode(later, latents)
+        hidden = Latents(latents.values.clone(), latents.mask)
+        hidden.values[:, 2] = torch.randn(2, WIDTH)
+        unread = student.decode(query, hidden)
+        hidden.values[:, 1] = torch.randn(2, WIDTH)
+        read = student.decode(query, hidden)
+    torch.testing.assert_close(after[:, :3], found[:, :3])
+    assert (after[:, 3] != found[:, 3]).any()
+    assert (sees == "step") == torch.allclose(after[:, 4:], found[:, 4:], atol=1e-6)
+    torch.testing.assert_close(unread, found)
+    assert (read - found).abs().max() > 1e-4
