@@ -17,7 +17,7 @@ import torch
 from ad.model import Shared, Triple
 from base.ranges import AtLeast, Between
 from base.seeding import derive
-from nets.regions import REGION_FIELDS, Regions
+from nets.regions import REGION_FIELDS, Regions, blanked
 
 
 class Table(Protocol):
@@ -297,9 +297,3 @@ def _first_rows(region: np.ndarray, rows: np.ndarray, window: int) -> np.ndarray
     last = (starts + lengths - window).repeat(lengths)  # where a stream's last window may begin
     begins = np.minimum(np.flatnonzero(region % window == 0), last[region % window == 0])
     return rows[np.unique(begins)]
-
-
-def blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Zero what is absent; `field` (*S, ...), `present` (*S)."""
-    shown = present.view(*present.shape, *[1] * (field.ndim - present.ndim))
-    return torch.where(shown, field, torch.zeros((), dtype=field.dtype, device=field.device))

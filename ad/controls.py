@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ad.student import CADStudent, StudentState
+from compression.latents import Latents
 from nets.regions import Regions
 
 Control = Literal["zeroed", "shuffled", "no_context"]
@@ -33,6 +34,10 @@ class InterferedStudent:
     def border(self, region: Regions, state: StudentState) -> StudentState:
         """Remember a completed region, or something else."""
         raise NotImplementedError
+
+    def part(self, region: Regions, state: StudentState) -> StudentState:
+        """Show the part of a region being filled, or something else."""
+        return self.student.part(region, state)
 
     def take(self, region: Regions, state: StudentState) -> StudentState:
         """As `border`: no region escapes the interference."""
@@ -68,11 +73,19 @@ class LatentControl(InterferedStudent):
         latents = self.student.compress(region)
         if self.kind == "no_context":
             return self.student.remember(latents, state, torch.zeros_like(region.mask[:, 0]))
+        return self.student.remember(self._replaced(latents), state)
+
+    def part(self, region: Regions, state: StudentState) -> StudentState:
+        """Compress a part of a region, and show something else."""
+        return self.student.remember_part(self._replaced(self.student.compress(region)), state)
+
+    def _replaced(self, latents: Latents) -> Latents:
+        """Return zeros, another task's latents, or hidden ones in their place."""
+        if self.kind == "no_context":
+            return replace(latents, mask=torch.zeros_like(latents.values[..., 0]).bool())
         if self.kind == "zeroed":
-            values = torch.zeros_like(latents.values)
-        else:
-            values = latents.values[self._others(latents.values.device)]
-        return self.student.remember(replace(latents, values=values), state)
+            return replace(latents, values=torch.zeros_like(latents.values))
+        return replace(latents, values=latents.values[self._others(latents.values.device)])
 
     def _others(self, device: torch.device) -> Tensor:
         """Return for each stream a stream of another task, where there is one."""

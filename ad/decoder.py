@@ -2,7 +2,8 @@
 
 With `reads: prefix` the latents stand before the steps in one self-attention instead. With `sees:
 step` steps do not attend to each other and have no position: a step has the latents and its own
-token, and nothing of the current region is kept.
+token, and nothing of the current region is kept. Where a region is compressed while it is being
+filled (`chunk_len`), steps attend to those since the last part alone.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ class DecoderState:
         caches: Each block's keys and values of the steps so far, behind those of a prefix; none
             where it sees a step alone and has no prefix.
         n_prefix: Latents at the beginning of the caches.
+        at: Steps of the region so far.
     """
 
     memory: list[Memory]
     memory_mask: Tensor | None
     caches: list[KeyValueCache]
     n_prefix: int = 0
+    at: int = 0
 
     @property
     def n_bytes(self) -> int:
@@ -81,15 +84,24 @@ class Decoder(nn.Module):
         n_heads: Heads.
         region_len: L, the most steps in a query.
         n_outputs: P, parameters of the action distribution.
+        chunk_len: n, steps that attend to each other, where fewer than L; 0 for all of a region.
     """
 
     def __init__(
-        self, config: DecoderConfig, *, d_model: int, n_heads: int, region_len: int, n_outputs: int
+        self,
+        config: DecoderConfig,
+        *,
+        d_model: int,
+        n_heads: int,
+        region_len: int,
+        n_outputs: int,
+        chunk_len: int = 0,
     ) -> None:
         super().__init__()
         self.region_len = region_len
         self.sees_region = config.sees == "region"
         self.prefixed = config.reads == "prefix"
+        self.chunk_len = chunk_len
         if self.sees_region:
             self.positions = nn.Parameter(torch.randn(region_len, d_model) * d_model**-0.5)
         self.layers = Transformer(
@@ -114,9 +126,14 @@ class Decoder(nn.Module):
             n_prefix = latents.values.shape[1]
             x = torch.cat([latents.values, tokens], dim=1)
             return self.layers(x, mask=self._attended(latents, tokens.shape[1]))[:, n_prefix:]
+        chunks = None
+        if self.chunk_len and self.sees_region:
+            chunk = torch.arange(tokens.shape[1], device=tokens.device) // self.chunk_len
+            chunks = (chunk == chunk[:, None]).tril()[None]  # (1, T, T)
         return self.layers(
             tokens,
-            is_causal=True,
+            is_causal=chunks is None,
+            mask=chunks,
             memory=self.layers.project_memory(latents.values),
             memory_mask=latents.mask,
         )
@@ -143,24 +160,34 @@ class Decoder(nn.Module):
         self.layers(latents.values, mask=latents.mask, caches=caches)
         return DecoderState([], latents.mask, caches, n_prefix)
 
-    def start(self, latents: Latents, state: DecoderState | None = None) -> DecoderState:
-        """Begin a region: project latents (B, M, D), empty the caches (`state`'s are reused)."""
+    def start(
+        self, latents: Latents, state: DecoderState | None = None, at: int = 0
+    ) -> DecoderState:
+        """Begin a region, or a chunk of it: project latents (B, M, D), empty the caches.
+
+        Args:
+            latents: What is read from now on.
+            state: Whose caches are used again.
+            at: Steps of the region so far.
+        """
         if self.prefixed:
             return self._start_prefix(latents, state)
         memory = self.layers.project_memory(latents.values)
         if state is None:
             caches = []
             if self.sees_region:
-                caches = self.layers.new_caches(len(latents.values), self.region_len)
-            return DecoderState(memory, latents.mask, caches)
+                n_steps = min(self.chunk_len or self.region_len, self.region_len)
+                caches = self.layers.new_caches(len(latents.values), n_steps)
+            return DecoderState(memory, latents.mask, caches, at=at)
         for cache in state.caches:
             cache.rewind()
-        return DecoderState(memory, latents.mask, state.caches)
+        return DecoderState(memory, latents.mask, state.caches, at=at)
 
     def step(self, token: Tensor, state: DecoderState) -> Tensor:
         """Return action parameters (B, P) for the next step token (B, 1, D), kept in `state`."""
         if self.sees_region:
-            token = token + self.positions[state.caches[0].length - state.n_prefix]
+            token = token + self.positions[state.at]
+        state.at += 1
         if self.prefixed:
             return self.action_head(self._step_after_prefix(token, state)[:, 0])
         hidden = self.layers(

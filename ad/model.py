@@ -1,9 +1,10 @@
-"""What every model that acts in context offers: one call offline, three while acting.
+"""What every model that acts in context offers: one call offline, a few while acting.
 
     output = model(triple)                    all positions of the current regions at once
     state = model.start(n)                    n streams begin with an empty context
     parameters = model.step(steps, state)     the next step of the current region, kept in `state`
     state = model.border(region, state)       a completed region becomes context, a new one begins
+    state = model.part(region, state)         one being filled is compressed so far, if it ever is
 
 Student, baselines and raw-context models differ in what they make of a completed region; nobody
 outside a model knows what its state holds. Shapes: B rows, n streams, T steps, L region length,
@@ -166,6 +167,7 @@ class InContextModel(PreTrainedModel):
             as the sampling says.
         n_latents: m, latents a region is compressed to; None where nothing is compressed.
         sees: What it knows of the current region besides its context.
+        part_len: n, steps after which `part` is to be told of the region being filled; 0 for never.
     """
 
     actions: ActionDistribution
@@ -173,6 +175,7 @@ class InContextModel(PreTrainedModel):
     max_stride: int | None = None
     n_latents: int | None = None
     sees: Sees = "region"
+    part_len: int = 0
 
     @classmethod
     def from_pretrained(
@@ -239,6 +242,13 @@ class InContextModel(PreTrainedModel):
 
     def border(self, region: Regions, state: Any) -> Any:
         """Take a completed region (n, L, ...) into the context and begin the next.
+
+        Buffers of `state` may be used again: it is not valid afterwards.
+        """
+        raise NotImplementedError
+
+    def part(self, region: Regions, state: Any) -> Any:
+        """Take in the region being filled as far as it is, (n, t, ...), t a multiple of `part_len`.
 
         Buffers of `state` may be used again: it is not valid afterwards.
         """

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ad.batches import blanked
 from ad.model import InContextModel, Shared, Triple
 from ad.policy import ContextPolicy
 from base.errors import UserError
 from base.ranges import Above, AtLeast
 from base.seeding import derive
-from nets.regions import Regions, stack_regions
+from nets.regions import Regions, blanked, stack_regions
 from tasks.family import Task, TaskFamily
 from tasks.vector import final_observations
 from training.optim import OptimConfig

@@ -191,9 +191,16 @@ class ContextPolicy:
         self.counter.step(self._pending[1] | self._pending[2])
         if self.t == 0:
             self._transfer()
-            mask = self._start.expand(-1, self.region_len)
-            fields = {name: field.clone() for name, field in self.buffer.items()}
-            self._full(Regions(**fields, mask=mask))
+            self._full(self._so_far(self.region_len))
+        elif self.model.part_len and self.t % self.model.part_len == 0:
+            self._transfer()
+            self._take_in(self._so_far(self.t), self.model.part, f"part {self.t}")
+
+    def _so_far(self, n_steps: int) -> Regions:
+        """Return the first steps of the open region."""
+        mask = self._start.expand(-1, n_steps)
+        fields = {name: field[:, :n_steps].clone() for name, field in self.buffer.items()}
+        return Regions(**fields, mask=mask)
 
     def _transfer(self, *observations: np.ndarray) -> list[Tensor]:
         """Move what was observed since the last action, and these arrays, in one transfer."""
@@ -243,11 +250,14 @@ class ContextPolicy:
     def _full(self, region: Regions) -> None:
         self._close(region, self.model.border)
 
-    def _close(self, region: Regions, close: Callable[[Regions, Any], Any]) -> None:
+    def _take_in(self, region: Regions, take: Callable[[Regions, Any], Any], *what: str) -> None:
         # What a model draws at a border (a channel's noise) follows the seed of this rollout.
         with torch.random.fork_rng(devices=_devices(self.device)):
-            torch.manual_seed(derive(self.seed, "border", self.n_closed))
-            self.state = close(region, self.state)
+            torch.manual_seed(derive(self.seed, "border", self.n_closed, *what))
+            self.state = take(region, self.state)
+
+    def _close(self, region: Regions, close: Callable[[Regions, Any], Any]) -> None:
+        self._take_in(region, close)
         self.n_closed += 1
         self._before = self._nothing
 

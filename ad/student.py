@@ -24,6 +24,7 @@ from ad.model import (
     build_step_encoder,
     seeded_part,
 )
+from ad.parts import beside_part, beside_parts, with_parts
 from base.errors import UserError
 from base.hashes import to_plain
 from compression.at_test import AtTest, NumberFormat
@@ -187,7 +188,11 @@ class CADStudent(InContextModel):
             )
         self.step_encoder = build_step_encoder(parts.model, observation, action, parts.decoder.sees)
         with seeded_part("decoder"):
-            self.decoder = Decoder(parts.decoder, n_outputs=self.actions.n_parameters, **sizes)
+            self.part_len = parts.compressor.online
+            outputs = {"n_outputs": self.actions.n_parameters, "chunk_len": self.part_len}
+            self.decoder = Decoder(parts.decoder, **outputs, **sizes)
+        if self.part_len:  # tells a region being filled from those before it
+            self.unfinished = nn.Parameter(torch.randn(width) * 0.02)
         if parts.model.init == "matched":
             match_tokens(self.step_encoder, self.transition_encoder)
             for name in ("compressor", "bottleneck", "memory", "reconstruction", "decoder"):
@@ -199,13 +204,14 @@ class CADStudent(InContextModel):
         self.n_context_regions = self.memory.n_regions
         self.n_latents = n_latents
         self.sees = parts.decoder.sees
-        self.n_steps = parts.decoder.n_steps(longest)
+        self.n_steps = parts.decoder.n_steps(min(self.part_len or longest, longest))
         self.post_init()
 
     @property
     def context_tokens(self) -> int:
-        """Latent tokens of the memory + L, or + 1 where a step is seen alone."""
-        return self.memory_regions * (self.n_latents or 0) + self.n_steps
+        """Latent tokens read + L, or + n with `compressor.online`, or + 1 where a step is alone."""
+        read = self.memory_regions + bool(self.part_len)
+        return read * (self.n_latents or 0) + self.n_steps
 
     @property
     def memory_regions(self) -> int:
@@ -352,6 +358,9 @@ class CADStudent(InContextModel):
     def forward(self, batch: Triple) -> Output:
         """Compress every previous region, lead the memory over them, decode the current one."""
         regions, places, present = batch.each_once(self.n_context_regions)
+        n_regions = len(present)
+        if self.part_len:
+            regions, present = with_parts(regions, present, batch.query, self.part_len)
         # What is not there is compressed too, unread: an empty mask would leave nothing to attend.
         regions.mask = regions.mask | ~present[:, None]
         every = self.compress(regions, present)
@@ -360,14 +369,32 @@ class CADStudent(InContextModel):
         for k in range(self.n_context_regions):
             nearest = _at(every, places[:, k])
             state = self.memory.update(state, nearest, has_context[:, k])
-        hidden = self.decode_hidden(batch.query, self.memory.read(state))
+        shown = self.memory.read(state)
+        if self.part_len:
+            parts = _at(every, torch.arange(n_regions, len(present), device=present.device))
+            n_steps = batch.query.mask.shape[1]
+            shown = beside_parts(shown, parts, self._placed, self.part_len, n_steps)
+        hidden = self.decode_hidden(batch.query, shown)
         parameters = self.decoder.action_head(hidden)
         return Output(parameters, nearest, every.losses, every.metrics, hidden=hidden)
 
+    def _placed(self, part: Tensor) -> Tensor:
+        """Return latents (n, M, D) of a region being filled as the decoder reads them."""
+        return self.memory.placed(part) + self.unfinished
+
+    def _begin(
+        self, memory: Any, decoder: DecoderState | None = None, part: Latents | None = None
+    ) -> StudentState:
+        """Begin a region, or the steps after a part of it, with what is read from now on."""
+        shown = self.memory.read(memory)
+        at = 0 if decoder is None or part is None else decoder.at
+        if self.part_len:
+            shown = beside_part(shown, part, self._placed, self.compressor.n_latents)
+        return StudentState(memory, self.decoder.start(shown, decoder, at))
+
     def start(self, n: int) -> StudentState:
         """Return n streams that have seen no region."""
-        memory = self.memory.start(n)
-        return StudentState(memory, self.decoder.start(self.memory.read(memory)))
+        return self._begin(self.memory.start(n))
 
     def step(self, steps: Steps, state: StudentState) -> Tensor:
         """Return action parameters (n, P) for the next step."""
@@ -378,6 +405,14 @@ class CADStudent(InContextModel):
         """Compress a completed region (n, L, ...), drop it, and begin the next."""
         return self.remember(self.compress(region), state)
 
+    def part(self, region: Regions, state: StudentState) -> StudentState:
+        """Compress a region being filled as far as it is, (n, t, ...), and drop its steps."""
+        return self.remember_part(self.compress(region), state)
+
+    def remember_part(self, latents: Latents, state: StudentState) -> StudentState:
+        """Show the latents (n, M, D) of a region being filled to the steps that follow."""
+        return self._begin(state.memory, state.decoder, latents)
+
     def remember(
         self, latents: Latents, state: StudentState, present: Tensor | None = None
     ) -> StudentState:
@@ -385,7 +420,7 @@ class CADStudent(InContextModel):
         if present is None:
             present = latents.values.new_ones(len(latents.values), dtype=torch.bool)
         memory = self.memory.update(state.memory, latents, present)
-        return StudentState(memory, self.decoder.start(self.memory.read(memory), state.decoder))
+        return self._begin(memory, state.decoder)
 
 
 def _at(latents: Latents, places: Tensor) -> Latents:

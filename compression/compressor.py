@@ -59,6 +59,9 @@ class CompressorConfig:
         tokenisation: What an encoder of regions reads: a token for each `transition`, for each
             `step` (an observation and what was before it), or `interleaved` ones of observation,
             action and reward.
+        online: n; every n steps a region that is still being filled is compressed as far as it is,
+            and its steps so far are dropped; the next n steps read those latents. 0 compresses
+            whole regions alone.
         latent_positions: What tells latents apart besides their contents, in the latent queries
             and in the memory: positions spread over the region, `learned` from there on or `fixed`
             there, or `none`.
@@ -75,6 +78,7 @@ class CompressorConfig:
     nested: bool = False
     bottleneck: str = "continuous"
     tokenisation: Tokenisation = "transition"
+    online: Annotated[int, AtLeast(0)] = 0
     latent_positions: LatentPositions = "learned"
     kwargs: dict[str, Any] = field(default_factory=dict)
     bottleneck_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -20,7 +20,8 @@ class Latents:
 
     Attributes:
         values: (B, M, D).
-        mask: (B, M) bool, True = attend; None where all are attended to.
+        mask: (B, M) bool, True = attend; None where all are attended to. What a decoder is handed
+            may differ between its steps, (B, T, M).
         losses: Auxiliary losses by name, scalars with gradient. Objectives add them, weighted by
             `loss.weights`, and log each by its name.
         metrics: Further scalars to log, such as codebook use.

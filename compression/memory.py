@@ -112,6 +112,13 @@ class Memory(nn.Module):
         """Return what the decoder attends to, (n, `n_tokens`, D)."""
         raise NotImplementedError
 
+    def placed(self, values: Tensor) -> Tensor:
+        """Return one region's latents (n, M, D) as they are read: with positions, if it has any.
+
+        For a region still being filled (`compressor.online`), which no memory holds.
+        """
+        return values
+
 
 @dataclass
 class LastRegions:
@@ -159,6 +166,10 @@ class Accumulate(Memory):
         """Let learned positions of a region's latents begin as `addresses`, (M, D)."""
         if isinstance(self.positions, nn.Parameter):
             self.positions.data.copy_(addresses)
+
+    def placed(self, values: Tensor) -> Tensor:
+        """Return latents (n, M, D) with their positions."""
+        return values + self.positions
 
     def start(self, n: int) -> LastRegions:
         """Return `n` rows without a region."""

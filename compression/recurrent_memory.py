@@ -140,6 +140,10 @@ class Recurrent(Memory):
         """Learn the positions of what is remembered, keep them, or leave them out."""
         settle(self, "positions", kind)
 
+    def placed(self, values: Tensor) -> Tensor:
+        """Return latents (n, M, D) with their positions."""
+        return values + self.positions
+
     @property
     def n_tokens(self) -> int:
         """M, after however many regions."""

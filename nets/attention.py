@@ -134,14 +134,21 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None
     ) -> Tensor:
-        """Attend from `x` (B, T, D) to projected `memory`; `mask` (B, M) bool, True = attend.
+        """Attend from `x` (B, T, D) to projected `memory`.
+
+        Args:
+            x: (B, T, D).
+            memory: Keys and values of M places, as `project` returns them.
+            mask: (B, M) bool, True = attend, or (B, T, M) where it differs between steps.
 
         Returns:
             (B, T, D).
         """
         batch, steps, width = x.shape
         q = self.q(x).view(batch, steps, self.n_heads, -1).transpose(1, 2)  # (B, H, T, K)
-        attend = None if mask is None else mask[:, None, None, :]
+        attend = None
+        if mask is not None:  # (B, 1, 1, M) or (B, 1, T, M)
+            attend = mask[:, None] if mask.ndim == 3 else mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, memory[0], memory[1], attn_mask=attend)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, width))
 

@@ -52,6 +52,12 @@ class Regions:
 REGION_FIELDS = tuple(field.name for field in fields(Regions))
 
 
+def blanked(field: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Zero what is absent; `field` (*S, ...), `present` (*S)."""
+    shown = present.view(*present.shape, *[1] * (field.ndim - present.ndim))
+    return torch.where(shown, field, torch.zeros((), dtype=field.dtype, device=field.device))
+
+
 def padded(regions: Regions, length: int) -> Regions:
     """Return regions (B, T, ...) followed by zeros up to `length`, their mask False there."""
     missing = length - regions.mask.shape[1]

@@ -20,6 +20,7 @@ from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from histories.completion import ImportConfig
 from histories.exports import ExportConfig
+from pipelines.combinations import check_variants
 from pipelines.methods import METHODS, TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
@@ -296,8 +297,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse what parts make no sense together."""
-        self._check_lengths()
-        self._check_positions()
+        check_variants(self)
         self._check_windows()
         self._check_capacity()
         self._check_cut_down()
@@ -305,36 +305,6 @@ class RunConfig:
             memory_class(self.memory.kind).check(self.memory)
         self._check_losses()
         self._check_rollouts()
-
-    def _check_lengths(self) -> None:
-        """Regions have lengths that there can be."""
-        jitter, length = self.sampling.jitter, self.region_len
-        if jitter and not self.sampling.reach(length):
-            raise ValueError(
-                f"sampling.jitter is {jitter}, but half of that share of region_len={length} is "
-                f"less than a step; give {2 / length:.2g} or more, or 0 for none"
-            )
-        if jitter and self.collect.marker_rule == "episode":
-            raise ValueError(
-                f"sampling.jitter is {jitter}, but collect.marker_rule=episode makes regions of "
-                "many lengths already, at episodes' ends; set it to 0, or take another rule"
-            )
-        if self.evaluate.region_len > self.longest_region:
-            raise ValueError(
-                f"evaluate.region_len is {self.evaluate.region_len}, but no model is trained on "
-                f"regions of more than {self.longest_region} transitions; give at most as many, "
-                "or raise sampling.jitter"
-            )
-
-    def _check_positions(self) -> None:
-        """Latents can be told apart."""
-        kind, positions = self.compressor.bottleneck, self.compressor.latent_positions
-        if positions == "none" and kind in BOTTLENECKS and not bottleneck_class(kind).keeps_address:
-            raise ValueError(
-                f"compressor.latent_positions is none, but a code of compressor.bottleneck={kind} "
-                "does not say which latent it is, and nothing else would; set it to learned or "
-                "fixed, or take another bottleneck"
-            )
 
     def _check_windows(self) -> None:
         """Batches are whole windows."""

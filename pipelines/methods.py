@@ -43,10 +43,11 @@ def own_teacher_section(name: str) -> Change:
 
 def sliding_window(config: RunConfig) -> RunConfig:
     """Change the teacher to AD over as many raw steps as the student attends to tokens."""
-    latents = config.memory.n_tokens(config.compressor.n_latents)
+    online, m = config.compressor.online, config.compressor.n_latents
+    latents = config.memory.n_tokens(m) + (m if online else 0)
     settings: dict[str, Any] = {
         "target": "teacher.sliding_window:SlidingWindow",
-        "kwargs": {"window": latents + config.decoder.n_steps(config.region_len)},
+        "kwargs": {"window": latents + config.decoder.n_steps(online or config.region_len)},
         "sees": "region",
     }
     return replace(config, teacher=replace(config.teacher, **settings))

@@ -105,6 +105,13 @@ STUDENTS = {
         "sees": "step",
         "memory": MemoryConfig("accumulate", 2),
     },
+    "online": {"online": 3, "memory": MemoryConfig("accumulate", 2)},
+    "online, a step alone": {"online": 2, "sees": "step", "causal": True},
+    "online, recurrent, step tokens": {
+        "online": 5,
+        "memory": MemoryConfig("recurrent", 3),
+        "tokenisation": "step",
+    },
     "fixed positions": {"latent_positions": "fixed"},
     "no positions": {"latent_positions": "none", "memory": MemoryConfig("accumulate", 2)},
     "a step alone": {"sees": "step", "memory": MemoryConfig("accumulate", 2)},
