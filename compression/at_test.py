@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from compression.bottleneck import Bottleneck
 from compression.compressor import CompressorError
@@ -65,6 +66,7 @@ class AtTest(Bottleneck):
     ) -> None:
         super().__init__({}, n_latents=0, d_model=0)
         self.bottleneck = bottleneck
+        self.n_codes = bottleneck.n_codes
         self.n_shown = n_shown
         self.number: NumberFormat | None = number
         self.eval()
@@ -83,3 +85,7 @@ class AtTest(Bottleneck):
         shown = latents if self.n_shown is None else prefix(latents, self.n_shown)
         kept = self.bottleneck(shown)
         return kept if self.number is None else rounded(kept, self.number)
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """Return the latents (B, M, D) that were sent as codes (B, M, G)."""
+        return self.bottleneck.decoded(codes)

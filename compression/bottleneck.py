@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compression.compressor import CompressorConfig, CompressorError, check_kwargs, import_class
 from compression.latents import Latents
@@ -35,6 +35,7 @@ class Bottleneck(nn.Module):
         settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold.
         has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
         counts: Whether its losses, codes or bits depend on which latents are shown.
+        n_codes: Codes there are, where latents are sent as such (`Latents.codes`); 0 elsewhere.
         keeps_address: Whether a latent still holds by what it sought its contents; a code does not.
         joint: Whether a code is about several latents, none of which can be left out.
         waits: Whether it lets latents pass as they are until `fit` is called.
@@ -46,6 +47,7 @@ class Bottleneck(nn.Module):
     keeps_address: bool = True
     joint: bool = False
     waits: bool = False
+    n_codes: int = 0
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
         super().__init__()
@@ -59,6 +61,10 @@ class Bottleneck(nn.Module):
 
     def fit(self, latents: Latents) -> None:
         """Fit what waits for a trained compressor, on its latents (N, M, D) of training regions."""
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """Return the latents (B, M, D) that were sent as codes (B, M, G); only with `n_codes`."""
+        raise NotImplementedError
 
 
 class Continuous(Bottleneck):

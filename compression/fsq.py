@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from vector_quantize_pytorch import FSQ
 
 from compression.bottleneck import Bottleneck
@@ -58,9 +59,15 @@ class FiniteScalars(Bottleneck):
         with torch.autocast(device, enabled=False):
             code, _ = self.quantize(self.code.down(latents.values.float()))  # (B, M, G x N)
             indices = self.quantize.codes_to_indices(code.unflatten(-1, (self.n_groups, -1)))
-        indices = indices if latents.mask is None else indices[latents.mask]
+        used = indices if latents.mask is None else indices[latents.mask]
         return latents.replaced(
             self.code.up(code.to(latents.values)),
-            metrics=code_use(indices.detach(), self.n_codes),
+            metrics=code_use(used.detach(), self.n_codes),
             bits=latents.n_shown * self.n_groups * math.log2(self.n_codes),
+            codes=indices.long(),
         )
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """Return the latents (B, M, D) of codes (B, M, G)."""
+        numbers = self.quantize.indices_to_codes(codes)
+        return self.code.up(numbers.to(self.code.down.weight))

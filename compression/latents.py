@@ -25,6 +25,8 @@ class Latents:
         losses: Auxiliary losses by name, scalars with gradient. Objectives add them, weighted by
             `loss.weights`, and log each by its name.
         metrics: Further scalars to log, such as codebook use.
+        codes: (B, M, G) int64, the codes in which a bottleneck sends them, or (B, 1, G) where one
+            is about several latents; None where there are none.
         bits: Bits in which a region is kept, a number or a scalar; None for M x D floats.
     """
 
@@ -33,6 +35,7 @@ class Latents:
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
     bits: Tensor | float | None = None
+    codes: Tensor | None = None
 
     @property
     def shown(self) -> Tensor:
@@ -62,6 +65,7 @@ class Latents:
         losses: dict[str, Tensor] | None = None,
         metrics: dict[str, Tensor] | None = None,
         bits: Tensor | float | None = None,
+        codes: Tensor | None = None,
     ) -> Latents:
         """Return other values with these `bits`; losses and metrics join those that were there.
 
@@ -75,6 +79,7 @@ class Latents:
             {**self.losses, **(losses or {})},
             {**self.metrics, **(metrics or {})},
             bits,
+            codes,
         )
 
 

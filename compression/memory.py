@@ -21,6 +21,7 @@ MEMORIES = {
     "one_shot": "compression.memory:OneShot",
     "accumulate": "compression.memory:Accumulate",
     "recurrent": "compression.recurrent_memory:Recurrent",
+    "retrieval": "compression.retrieval_memory:Retrieval",
 }
 
 
@@ -30,12 +31,15 @@ class MemoryConfig:
 
     Attributes:
         kind: `one_shot` (the previous region alone), `accumulate` (the latents of the last
-            `n_regions` regions), `recurrent` (m latents for the whole past), or the import path
+            `n_regions` regions), `recurrent` (m latents for the whole past), `retrieval` (the
+            previous region and those before it that are most like it), or the import path
             `module:Class` of a user's own.
         n_regions: R, regions it is led over in training; of `accumulate`, regions whose latents
             are kept. `one_shot` keeps 1.
         kwargs: Settings of the kind's own, checked by its class; of `recurrent`, `update`: one of
-            `replace`, `residual`, `gate`, `gru`.
+            `replace`, `residual`, `gate`, `gru`; of `retrieval`, `k` regions beside the previous
+            one, `pick`: `similar` or `random`, and `capacity`, regions kept to pick from while
+            acting, 0 for `n_regions`.
     """
 
     kind: str = "one_shot"
@@ -44,8 +48,9 @@ class MemoryConfig:
 
     def n_tokens(self, n_latents: int) -> int:
         """Return the latent tokens a full memory shows, `n_latents` being kept of a region."""
-        of_one = self.kind in ("one_shot", "recurrent")
-        return n_latents if of_one else self.n_regions * n_latents
+        shipped = self.kind in MEMORIES  # a user's own is imported where it is built
+        read = memory_class(self.kind).regions_read(self) if shipped else self.n_regions
+        return read * n_latents
 
 
 class Memory(nn.Module):
@@ -72,6 +77,21 @@ class Memory(nn.Module):
             CompressorError: It cannot be built with these settings.
         """
         return check_kwargs("memory.kwargs", config.kwargs, cls.settings, "memory")
+
+    @classmethod
+    def regions_read(cls, config: MemoryConfig) -> int:
+        """Return how many regions' worth of latents a full memory shows."""
+        return config.n_regions
+
+    @classmethod
+    def regions_kept(cls, config: MemoryConfig) -> int | None:
+        """Return how many regions its state depends on while acting; None for all there were."""
+        return config.n_regions
+
+    @classmethod
+    def draws(cls, config: MemoryConfig) -> bool:
+        """Return whether what is read is drawn anew every time."""
+        return False
 
     def __init__(
         self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
@@ -140,23 +160,30 @@ class Accumulate(Memory):
 
     A row that has seen no region reads learned "no context" latents. Positions of latents are
     spread over the region they came from.
+
+    Attributes:
+        by_age: Whether it is told how long ago a region was.
     """
+
+    by_age = True
 
     def __init__(
         self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
     ) -> None:
         super().__init__(config, n_latents=n_latents, d_model=d_model, region_len=region_len)
         self.n_latents = n_latents
+        self.n_read = self.regions_read(config)
         self.positions = nn.Parameter(0.1 * sinusoids(spread(n_latents, region_len), d_model))
         self.region_index = None
-        if self.n_regions > 1:
-            self.region_index = nn.Parameter(torch.randn(self.n_regions, 1, d_model) * 0.02)
+        self.n_kept = self.regions_kept(config) or 1
+        if self.n_kept > 1 and self.by_age:
+            self.region_index = nn.Parameter(torch.randn(self.n_kept, 1, d_model) * 0.02)
         self.no_context = nn.Parameter(torch.randn(n_latents, d_model) * 0.02)
 
     @property
     def n_tokens(self) -> int:
-        """R x M."""
-        return self.n_regions * self.n_latents
+        """M of each region read."""
+        return self.n_read * self.n_latents
 
     def position(self, kind: LatentPositions) -> None:
         """Learn the positions of a region's latents, keep them, or leave them out."""
@@ -173,7 +200,7 @@ class Accumulate(Memory):
 
     def start(self, n: int) -> LastRegions:
         """Return `n` rows without a region."""
-        values = self.no_context.detach().new_zeros(n, self.n_regions, *self.no_context.shape)
+        values = self.no_context.detach().new_zeros(n, self.n_kept, *self.no_context.shape)
         return LastRegions(
             values, torch.zeros(values.shape[:2], dtype=torch.bool).to(values.device)
         )
@@ -211,6 +238,16 @@ class Accumulate(Memory):
 
 class OneShot(Accumulate):
     """The previous region alone."""
+
+    @classmethod
+    def regions_read(cls, config: MemoryConfig) -> int:
+        """One, whatever `n_regions` says."""
+        return 1
+
+    @classmethod
+    def regions_kept(cls, config: MemoryConfig) -> int:
+        """One."""
+        return 1
 
     def __init__(self, config: MemoryConfig, **sizes: Any) -> None:
         super().__init__(MemoryConfig(config.kind, 1, config.kwargs), **sizes)

@@ -127,6 +127,15 @@ class Recurrent(Memory):
             )
         return kwargs
 
+    @classmethod
+    def regions_read(cls, config: MemoryConfig) -> int:
+        """One: m latents for the whole past."""
+        return 1
+
+    @classmethod
+    def regions_kept(cls, config: MemoryConfig) -> None:
+        """All there were."""
+
     def __init__(
         self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
     ) -> None:

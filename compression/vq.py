@@ -134,7 +134,19 @@ class Codebook(Bottleneck):
             losses={"commitment": commitment},
             metrics=code_use(indices if mask is None else indices[mask], self.n_codes),
             bits=n_codes * math.log2(self.n_codes),
+            codes=indices.reshape(len(down), -1, self.n_blocks or self.n_heads).long(),
         )
+
+    def decoded(self, codes: Tensor) -> Tensor:
+        """Return the latents (B, M, D) of codes (B, M, H), or of G words of all, (B, 1, G)."""
+        codebook = self.quantize.codebook  # (C, numbers), or (G, C, numbers)
+        if self.n_blocks > 1:
+            words = torch.arange(self.n_blocks, device=codes.device)
+            entries = codebook[words, codes]  # (B, 1, G, numbers)
+        else:
+            entries = codebook[codes]
+        width = self.code.down.out_features
+        return self.code.up(entries.reshape(len(codes), -1, width).to(self.code.down.weight))
 
     def _words(self, down: Tensor, latents: Latents) -> tuple[Tensor, Tensor | None]:
         """Return what is coded, (B, words, numbers), and the mask (B, words) of what is shown."""

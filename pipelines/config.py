@@ -382,12 +382,23 @@ class RunConfig:
         for name in ("policy_gradient", "on_policy"):
             stage = getattr(self, name)
             n_regions = stage.rollouts.n_regions
-            if stage.enabled and memory.kind == "recurrent" and n_regions > memory.n_regions + 1:
+            if memory.kind not in MEMORIES or not stage.enabled:
+                continue
+            kept = memory_class(memory.kind).regions_kept(memory)
+            more = kept is None or kept > memory.n_regions
+            if more and n_regions > memory.n_regions + 1:
                 raise ValueError(
-                    f"{name}.rollouts.n_regions is {n_regions}, but memory.kind=recurrent is led "
-                    f"over {memory.n_regions} regions in training: what acted in later regions had "
-                    f"seen more; give at most {memory.n_regions + 1}, or raise memory.n_regions"
+                    f"{name}.rollouts.n_regions is {n_regions}, but memory.kind={memory.kind} is "
+                    f"led over {memory.n_regions} regions in training: what acted in later regions "
+                    f"had seen more; give at most {memory.n_regions + 1}, or raise memory.n_regions"
                 )
+        shipped = memory.kind in MEMORIES
+        if self.policy_gradient.enabled and shipped and memory_class(memory.kind).draws(memory):
+            raise ValueError(
+                "policy_gradient is enabled, but memory.kwargs.pick=random draws anew which "
+                "regions are read: the latents that were acted with cannot be computed again; set "
+                "policy_gradient.enabled to false, or pick to similar"
+            )
         kind = self.compressor.bottleneck
         if self.policy_gradient.enabled and bottleneck_class(kind).has_capacity:
             raise ValueError(

@@ -105,6 +105,12 @@ STUDENTS = {
         "sees": "step",
         "memory": MemoryConfig("accumulate", 2),
     },
+    "retrieval": {"memory": MemoryConfig("retrieval", 3, {"k": 1})},
+    "online, retrieval": {
+        "online": 3,
+        "sees": "step",
+        "memory": MemoryConfig("retrieval", 3, {"k": 2}),
+    },
     "online": {"online": 3, "memory": MemoryConfig("accumulate", 2)},
     "online, a step alone": {"online": 2, "sees": "step", "causal": True},
     "online, recurrent, step tokens": {

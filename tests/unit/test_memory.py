@@ -194,3 +194,99 @@ def test_a_memory_that_cannot_be_is_refused_when_the_configuration_is_read(tmp_p
     overrides = [f"memory.kind={config.kind}", f"memory.n_regions={config.n_regions}"]
     with pytest.raises(ConfigError, match=told):
         load_config(RunConfig, tmp_path / "run.yaml", [*overrides, f"memory.kwargs={kwargs}"])
+
+
+def retrieval(pick="similar", n_regions=4, **kwargs):
+    kwargs = {"k": 2, "pick": pick, **kwargs}
+    return build_memory(MemoryConfig("retrieval", n_regions, kwargs), **SIZES)
+
+
+def test_the_regions_most_like_the_newest_are_read():
+    memory = retrieval()
+    regions = torch.randn(4, N, M, WIDTH)
+    regions[3] = regions[1] + 0.01  # most like the second, then the first
+    regions[0] = regions[1] + 0.1
+    read = lead(memory, regions)[-1]
+    values = read.values - memory.positions.repeat(3, 1)
+    shown = values.unflatten(1, (3, M))
+    torch.testing.assert_close(shown[:, 0], regions[1] + memory.retrieved)
+    torch.testing.assert_close(shown[:, 1], regions[0] + memory.retrieved)
+    torch.testing.assert_close(shown[:, 2], regions[3])
+    assert read.mask.all()
+
+
+@pytest.mark.parametrize("pick", ["similar", "random"])
+def test_where_there_are_too_few_regions_to_pick_those_there_are_read(pick):
+    memory = retrieval(pick)
+    empty = memory.read(memory.start(N))
+    assert empty.mask.sum(1).tolist() == [M] * N  # "no context" latents
+    torch.testing.assert_close(empty.values[:, -M:], memory.no_context.expand(N, -1, -1))
+    counts = [read.mask.sum(1).tolist() for read in lead(memory, torch.randn(4, N, M, WIDTH))]
+    assert counts == [[M] * N, [2 * M] * N, [3 * M] * N, [3 * M] * N]
+
+
+def test_an_absent_region_changes_nothing_that_is_retrieved():
+    memory = retrieval()
+    regions = torch.randn(3, N, M, WIDTH)
+    there = torch.ones(4, N, dtype=torch.bool)
+    there[3, ::2] = False
+    *_, before, after = lead(memory, torch.cat([regions, torch.randn(1, N, M, WIDTH)]), there)
+    assert torch.equal(after.values[::2], before.values[::2])
+    assert (after.values[1::2] != before.values[1::2]).any()
+
+
+def test_random_picks_are_past_regions_each_about_as_often():
+    memory = retrieval("random", k=1)
+    regions = torch.arange(4.0)[:, None, None, None].expand(4, N, M, WIDTH)
+    drawn = []
+    for _ in range(60):
+        read = lead(memory, regions)[-1].values - memory.positions.repeat(2, 1) - memory.retrieved
+        drawn += read[:, 0, 0].round().int().tolist()
+    assert set(drawn) == {0, 1, 2}
+    assert min(drawn.count(k) for k in range(3)) > 60
+
+
+def test_a_larger_store_is_picked_from_while_acting():
+    memory = retrieval(capacity=6, k=1)
+    regions = torch.randn(6, N, M, WIDTH)
+    regions[5] = regions[0]  # five regions back: more than training is led over
+    read = lead(memory, regions)[-1].values - memory.positions.repeat(2, 1)
+    torch.testing.assert_close(read[:, :M], regions[0] + memory.retrieved)
+    assert memory.n_tokens == 2 * M
+
+
+def test_hidden_latents_of_a_retrieved_region_stay_hidden():
+    memory = retrieval(k=1, n_regions=2)
+    shown = torch.tensor([True, True, False]).expand(N, M)
+    state = memory.start(N)
+    for _ in range(2):
+        there = torch.ones(N, dtype=torch.bool)
+        state = memory.update(state, Latents(torch.randn(N, M, WIDTH), shown), there)
+    assert memory.read(state).mask.tolist() == [[True, True, False] * 2] * N
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("memory={kind: retrieval}", "raise memory.n_regions to 2 or more"),
+        ("memory={kind: retrieval, n_regions: 3, kwargs: {k: 3}}", r"expected 1 \.\.\. 2"),
+        ("memory={kind: retrieval, n_regions: 3, kwargs: {pick: best}}", "one of similar, random"),
+        ("memory={kind: retrieval, n_regions: 3, kwargs: {capacity: 2}}", "capacity is 2"),
+    ],
+)
+def test_retrieval_that_cannot_be_is_refused(tmp_path, override, told):
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    with pytest.raises((ConfigError, CompressorError), match=told):
+        load_config(RunConfig, tmp_path / "run.yaml", [override])
+
+
+@pytest.mark.parametrize("kwargs", ["{capacity: 9}", "{pick: random}"])
+def test_policy_gradients_through_what_cannot_be_read_again_are_refused(tmp_path, kwargs):
+    (tmp_path / "run.yaml").write_text(
+        f"memory: {{kind: retrieval, n_regions: 3, kwargs: {kwargs}}}\n"
+    )
+    enabled = ["policy_gradient.enabled=true", "policy_gradient.optim.checkpoint_every=10000"]
+    rollouts = "policy_gradient.rollouts={n_regions: 5, n_tasks: 4, n_streams: 8}"
+    sizes = ["policy_gradient.optim.batch_size=160", "policy_gradient.optim.accumulation_steps=1"]
+    with pytest.raises(ConfigError, match=r"led over 3 regions|pick=random"):
+        load_config(RunConfig, tmp_path / "run.yaml", [*enabled, rollouts, *sizes])
