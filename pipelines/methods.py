@@ -49,6 +49,7 @@ def sliding_window(config: RunConfig) -> RunConfig:
         "target": "teacher.sliding_window:SlidingWindow",
         "kwargs": {"window": latents + config.decoder.n_steps(online or config.region_len)},
         "sees": "region",
+        "tokenisation": "transition",
     }
     return replace(config, teacher=replace(config.teacher, **settings))
 
@@ -56,6 +57,7 @@ def sliding_window(config: RunConfig) -> RunConfig:
 def dpt(config: RunConfig) -> RunConfig:
     """Change the teacher to DPT, which learns the optimal actions of the task."""
     model = {"target": "teacher.dpt:DPT", "kwargs": {}, "sees": "step"}
+    model["tokenisation"] = "transition"
     training = replace(config.train_teacher, target="optimal", label_smoothing=0.0)
     return replace(config, teacher=replace(config.teacher, **model), train_teacher=training)
 

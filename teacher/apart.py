@@ -72,7 +72,7 @@ class RegionsApart(TeacherModel):
         super().__init__(config)
         width, blocks = self.positions.shape[1], self.layers.blocks
         heads: int = blocks[0].attention.n_heads
-        self.positions = nn.Parameter(torch.randn(self.longest_region + 2, width) * width**-0.5)
+        self.positions = nn.Parameter(torch.randn(self.region_tokens + 2, width) * width**-0.5)
         # No region's: added to the keys of the R-th, ..., the nearest region, in each block.
         shape = (len(blocks), self.n_context_regions, heads, 1, width // heads)
         self.region_keys = nn.Parameter(torch.randn(shape) * 0.02)
@@ -114,7 +114,7 @@ class RegionsApart(TeacherModel):
         """Read a completed region (n, L, ...), forget the oldest."""
         present = torch.ones(len(region.mask), dtype=torch.bool, device=region.mask.device)
         _, kept = self._read(self._region_tokens(region, present))
-        one, before = self.longest_region + 2, self.context_len - 1
+        one, before = self.region_tokens + 2, self.context_len - 1
         for i, cache in enumerate(state.caches):
             farther = (
                 self.region_keys[i, :-1, :, 0] - self.region_keys[i, 1:, :, 0]
@@ -146,16 +146,16 @@ class RegionsApart(TeacherModel):
     def _region_tokens(self, regions: Regions, present: Tensor) -> Tensor:
         """Return the tokens (U, L + 2, D) of regions between markers, without positions."""
         regions = padded(regions, self.longest_region)
-        tokens = self.transition_encoder(self.scaling.regions(regions))
+        tokens, there = self.transition_encoder.read(self.scaling.regions(regions))
         tokens = tokens + self.token_types.weight[TRANSITION]
         start, end = (self.token_types.weight[kind].expand(len(tokens), 1, -1) for kind in MARKERS)
         tokens = torch.cat([start, tokens, end], dim=1)
-        there = F.pad(regions.mask, (1, 1), value=True) & present[:, None]
+        there = F.pad(there, (1, 1), value=True) & present[:, None]
         return torch.where(there[..., None], tokens, self.no_context)
 
     def _absent(self) -> Tensor:
         """Return the tokens (1, L + 2, D) that stand for a region that is not there."""
-        return self.no_context.expand(1, self.longest_region + 2, -1)
+        return self.no_context.expand(1, self.region_tokens + 2, -1)
 
     def _read(self, tokens: Tensor) -> tuple[Tensor, list[KeysValues]]:
         """Read regions (U, L + 2, D): hidden states, every block's keys and values."""
@@ -185,7 +185,7 @@ class RegionsApart(TeacherModel):
     def _token_types(self, regions: Tensor, current: Tensor) -> Tensor:
         """Return the loss of predicting the type of the next token, in regions and current ones."""
         after = torch.tensor(
-            [TRANSITION] * self.longest_region + [END], device=self.positions.device
+            [TRANSITION] * self.region_tokens + [END], device=self.positions.device
         )
         hidden, wanted = [], []
         n_current = 1 if self.sees == "step" else current.shape[1] - 1

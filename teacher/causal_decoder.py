@@ -119,7 +119,7 @@ class CausalDecoder(TeacherModel):
 
     def start(self, n: int) -> Any:
         """Return n streams without a region."""
-        absent = self.no_context.expand(n, self.n_context_regions * (self.longest_region + 2), -1)
+        absent = self.no_context.expand(n, self.n_context_regions * (self.region_tokens + 2), -1)
         marker = self.token_types.weight[START].expand(n, 1, -1)
         state = DecoderState([], None, 0, self.sequence_len)
         return self._begin(torch.cat([absent, marker], dim=1), state)

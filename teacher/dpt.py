@@ -20,7 +20,7 @@ from nets.regions import Regions, Steps, stack_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
-from teacher.model import RawState, TeacherError, TeacherModelConfig
+from teacher.model import RawState, TeacherError, TeacherModelConfig, check_transitions
 
 
 class DPT(InContextModel):
@@ -42,6 +42,7 @@ class DPT(InContextModel):
                 f"teacher.sees is {settings.sees!r}, but DPT's query is an observation alone; set "
                 "it to step, or name the method dpt, which does."
             )
+        check_transitions(settings, "DPT reads a set of transitions")
         self.n_context_regions = settings.n_context_regions
         self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)

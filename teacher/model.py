@@ -33,11 +33,12 @@ from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.attention import KeyValueCache
-from nets.embeddings import Sees, TransitionEncoder
+from nets.embeddings import Sees
 from nets.matching import match, match_tokens
 from nets.regions import Regions, Steps, padded, stack_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
+from nets.tokens import TOKENISATIONS, Tokenisation
 from nets.transformer import Transformer
 from training.config import config_of
 
@@ -61,6 +62,7 @@ class TeacherConfig:
         token_type_weight: Weight of the token-type loss.
         sees: What it has besides the previous regions: `region`, the current one up to now, or
             `step`, the current observation alone, as a student may (`decoder.sees`).
+        tokenisation: What it reads of previous regions, as `compressor.tokenisation`.
         kwargs: Settings of the target's own, checked by its class.
     """
 
@@ -70,6 +72,7 @@ class TeacherConfig:
     dropout: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     token_type_weight: Annotated[float, AtLeast(0)] = 0.1
     sees: Sees = "region"
+    tokenisation: Tokenisation = "transition"
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,12 +151,14 @@ class TeacherModel(InContextModel):
         self.actions = ActionDistribution(action, squash=model.squash_actions)
         self.scaling = FieldScaling(observation, action)
         with seeded_part("transition_encoder"):
-            self.transition_encoder = TransitionEncoder(observation, action, width)
+            tokens = TOKENISATIONS[settings.tokenisation]
+            self.transition_encoder = tokens(observation, action, width)
         self.step_encoder = build_step_encoder(model, observation, action, settings.sees)
         self.token_types = nn.Embedding(3, width)
         self.no_context = nn.Parameter(torch.randn(width) * 0.02)
         self.sees = settings.sees
-        self.context_len = settings.n_context_regions * (region + 2) + 1
+        self.region_tokens = tokens.n_tokens(region)
+        self.context_len = settings.n_context_regions * (self.region_tokens + 2) + 1
         self.sequence_len = self.context_len + (region if self.sees == "region" else 1)
         self.build_positions()
         self.layers: Any = self.build_layers(config)
@@ -182,7 +187,7 @@ class TeacherModel(InContextModel):
 
     @property
     def context_tokens(self) -> int:
-        """R (L + 2) + 1 + L, or + 1 where a step is seen alone."""
+        """R (N + 2) + 1 + L, or + 1 for a step alone; of L transitions N = L tokens are made."""
         return self.sequence_len
 
     @property
@@ -196,8 +201,8 @@ class TeacherModel(InContextModel):
 
     def token_type_targets(self) -> Tensor:
         """Return the types (sequence_len,) of all tokens of a full sequence."""
-        region = [START] + [TRANSITION] * self.longest_region + [END]
-        types = region * self.n_context_regions + region[:-1]
+        region = [START] + [TRANSITION] * self.region_tokens + [END]
+        types = region * self.n_context_regions + [START] + [TRANSITION] * self.longest_region
         return torch.tensor(types[: self.sequence_len], device=self.no_context.device)
 
     def tokens_before(self, context: Regions, has_context: Tensor) -> Tensor:
@@ -209,13 +214,12 @@ class TeacherModel(InContextModel):
                 one, are one learned vector.
 
         Returns:
-            (B, R (L + 2) + 1, D).
+            (B, R (N + 2) + 1, D), N tokens being made of L transitions.
         """
         batch, regions = has_context.shape
         flat = padded(context.map(lambda field: field.flatten(0, 1)), self.longest_region)
-        there = flat.mask.unflatten(0, (batch, regions))
-        flat = self.scaling.regions(flat)
-        tokens = self.transition_encoder(flat)
+        tokens, there = self.transition_encoder.read(self.scaling.regions(flat))
+        there = there.unflatten(0, (batch, regions))
         tokens = tokens + self.token_types.weight[TRANSITION]
         start = self.token_types.weight[START].expand(batch * regions, 1, -1)
         end = self.token_types.weight[END].expand(batch * regions, 1, -1)
@@ -240,7 +244,7 @@ class TeacherModel(InContextModel):
     def forward(self, batch: Triple) -> Output:
         """Return action parameters (B, L, P) at the current steps, and the token-type loss."""
         hidden = self.hidden(batch)
-        targets = self.token_type_targets()[1:].expand(len(hidden), -1)
+        targets = self.token_type_targets()[1 : hidden.shape[1] + 1].expand(len(hidden), -1)
         logits = self.token_type_head(hidden[:, : targets.shape[1]])
         types = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         parameters = self.action_head(hidden[:, self.context_len :])
@@ -248,7 +252,7 @@ class TeacherModel(InContextModel):
 
     def start(self, n: int) -> RawState:
         """Return n streams without a region."""
-        absent = self.no_context.expand(n, self.n_context_regions * (self.longest_region + 2), -1)
+        absent = self.no_context.expand(n, self.n_context_regions * (self.region_tokens + 2), -1)
         marker = self.token_types.weight[START].expand(n, 1, -1)
         state = RawState([], self.layers.new_caches(n, self.sequence_len))
         return self._begin(torch.cat([absent, marker], dim=1), state)
@@ -286,6 +290,15 @@ class TeacherModel(InContextModel):
         before = before + self.positions[: self.context_len]
         self.layers(before, is_causal=True, caches=state.caches)
         return state
+
+
+def check_transitions(settings: TeacherConfig, because: str) -> None:
+    """Refuse other tokens than transitions; raises TeacherError."""
+    if settings.tokenisation != "transition":
+        raise TeacherError(
+            f"teacher.tokenisation is {settings.tokenisation!r}, but {because}; set it to "
+            "transition."
+        )
 
 
 def teacher_class(target: str) -> type[InContextModel]:

@@ -19,7 +19,7 @@ from nets.regions import Regions, Steps, join_regions
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec
 from nets.transformer import Transformer
-from teacher.model import TeacherError, TeacherModelConfig
+from teacher.model import TeacherError, TeacherModelConfig, check_transitions
 
 
 @dataclass
@@ -66,6 +66,7 @@ class SlidingWindow(InContextModel):
                 f"teacher.sees is {settings.sees!r}, but a sliding window is made of the steps "
                 "before the current one; expected region."
             )
+        check_transitions(settings, "a sliding window has the steps themselves")
         self.window: int = window
         shortest = 2 * config.region_len - self.longest_region
         self.n_context_regions = max(1, -(-self.window // shortest) - 1)

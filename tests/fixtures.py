@@ -20,6 +20,7 @@ from compression.reconstruction import ReconstructionConfig
 from nets.embeddings import Sees
 from nets.regions import Regions
 from nets.spaces import FieldSpec
+from nets.tokens import Tokenisation
 from teacher.apart import RegionsApart
 from teacher.model import TeacherConfig, TeacherModel, TeacherModelConfig
 from teacher.sliding_window import SlidingWindow
@@ -118,10 +119,13 @@ def make_teacher(
     model: dict | None = None,
     sees: Sees = "region",
     longest_region: int = 0,
+    tokenisation: Tokenisation = "transition",
 ) -> TeacherModel:
     """A teacher of two layers."""
     torch.manual_seed(seed)
-    settings = TeacherConfig(n_layers=2, n_context_regions=n_context_regions, sees=sees)
+    settings = TeacherConfig(
+        n_layers=2, n_context_regions=n_context_regions, sees=sees, tokenisation=tokenisation
+    )
     sizes = asdict(ModelConfig(WIDTH, HEADS, **(model or {})))
     config = TeacherModelConfig(
         CELLS.to_json(),

@@ -183,6 +183,17 @@ def test_a_teacher_acts_as_it_was_trained(n_context_regions, sees, make):
     check_replay(teacher, record(ContextPolicy(teacher)))
 
 
+@pytest.mark.parametrize("tokenisation", ["step", "interleaved"])
+@pytest.mark.parametrize("make", [make_teacher, make_apart])
+def test_a_teacher_of_other_tokens_acts_as_it_was_trained(make, tokenisation):
+    lengths = {"region_len": REGION_LEN, "longest_region": 9}
+    teacher = make(2, tokenisation=tokenisation, **lengths).eval()
+    n_tokens = {"step": 10, "interleaved": 27}[tokenisation]
+    assert teacher.context_tokens == 2 * (n_tokens + 2) + 1 + 9
+    assert len(teacher.token_type_targets()) == teacher.context_tokens
+    check_replay(teacher, record(ContextPolicy(teacher)))
+
+
 @pytest.mark.parametrize("region_len", [5, REGION_LEN, 9])
 @pytest.mark.parametrize("kind", ["student", "step alone", "teacher", "apart"])
 def test_regions_of_other_lengths_act_as_they_are_padded_in_training(kind, region_len):

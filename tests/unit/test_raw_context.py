@@ -15,6 +15,7 @@ from tasks.darkroom import DarkRoomFamily
 from teacher.causal_decoder import CausalDecoder
 from teacher.dpt import DPT
 from teacher.model import TeacherConfig, TeacherError, TeacherModelConfig
+from teacher.sliding_window import SlidingWindow
 from training.config import load_config
 
 ROOM = DarkRoomFamily(size=3, horizon=4)
@@ -222,3 +223,14 @@ def test_a_context_of_the_whole_history_reads_its_first_region():
     assert (moved[:, 3] > 1e-4).all()
     assert (moved[:, :3] == 0).all()
     assert same == 0
+
+
+@pytest.mark.parametrize("method", ["sliding_window", "dpt"])
+def test_raw_models_without_tokens_of_regions_take_no_tokenisation(method, tmp_path):
+    config = TeacherConfig(tokenisation="step", sees="step" if method == "dpt" else "region")
+    kwargs = {"window": 8} if method == "sliding_window" else {}
+    settings = asdict(replace(config, kwargs=kwargs))
+    sizes = asdict(ModelConfig(16, 2))
+    built = TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), 6, sizes, settings)
+    with pytest.raises(TeacherError, match="set it to transition"):
+        {"sliding_window": SlidingWindow, "dpt": DPT}[method](built)
