@@ -338,9 +338,9 @@ def test_the_noise_on_a_frozen_context_stays_too():
     lived = record(ContextPolicy(student)).regions(stored={})[:2]
     start, shown = student.decoder.start, []
 
-    def noted(latents, state=None):
+    def noted(latents, state=None, at=0):
         shown.append(latents.values)
-        return start(latents, state)
+        return start(latents, state, at)
 
     student.decoder.start = noted
     record(FrozenPolicy(student, lived))
