@@ -7,6 +7,7 @@ import torch
 from fixtures import CELLS, CHOICE, NUMBERS, REGION_LEN, make_student, make_teacher, make_triple
 
 from ad.attention_matching import CrossInputs, attention_loss, cross_attentions
+from ad.model import Triple
 from ad.objectives import (
     ActionObjective,
     LossConfig,
@@ -15,6 +16,7 @@ from ad.objectives import (
     divergence,
 )
 from nets.actions import ActionDistribution
+from nets.regions import padded
 from nets.spaces import FieldSpec
 from pipelines.config import RunConfig
 from training.config import ConfigError, load_config
@@ -215,3 +217,19 @@ def test_wrong_combinations_are_refused(tmp_path: Path, overrides: list[str], to
     (tmp_path / "a.yaml").write_text("seed: 0\n")
     with pytest.raises(ConfigError, match=told):
         load_config(RunConfig, tmp_path / "a.yaml", overrides)
+
+
+def test_padding_regions_to_the_longest_changes_no_loss():
+    batch = make_triple(B)
+    longer = 9
+    context = padded(batch.context.map(lambda field: field.flatten(0, 1)), longer)
+    context = context.map(lambda field: field.unflatten(0, (B, 1)))
+    wide = Triple(context, batch.has_context, padded(batch.query, longer))
+    student = make_student(longest_region=longer).eval()
+    teacher = make_teacher(longest_region=longer).eval()
+    loss = LossConfig(beta=1.0, gamma=0.1)
+    found = [ActionObjective(student, loss, teacher).eval()(each)[1] for each in (batch, wide)]
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-5, rtol=1e-4)
+    assert found[0]["teacher_kl"] > 0
+    assert found[0]["rec_loss"] > 0
