@@ -224,8 +224,8 @@ def normalized(
 
 
 def has_expert(family: TaskFamily) -> bool:
-    """Whether a family can act optimally."""
-    tasks = [family.tasks()[0]]
+    """Whether a family can act optimally, in every kind of its tasks."""
+    tasks = list({task.group: task for task in reversed(family.tasks())}.values())
     env = family.make_vector_env(tasks)
     observations, _ = env.reset(seed=0)
     env.close()

@@ -27,7 +27,7 @@ from base.ranges import AtLeast, Between, Distinct, NonEmpty
 from histories.curves import CURVES_NAME, Curve, curve_warning, write_learning_curves
 from histories.regions import MarkerRule, RuleName
 from histories.schema import SCHEMA_VERSION, check_history
-from histories.sources import Source, SourceError, SourceJob
+from histories.sources import Source, SourceJob, make_histories
 from histories.store import HistoryFileError, assemble, open_histories, part_fingerprint, write_part
 from tasks.family import Task, TaskFamily
 from tasks.splits import SPLIT_PARTS, Split
@@ -158,13 +158,7 @@ def make_parts(job: CollectJob) -> None:
         SourceError: The source returned something else than a history per task.
         HistoryError: A history does not fit the schema.
     """
-    histories = job.source(job.job)
-    found = len(histories) if isinstance(histories, list | tuple) else type(histories).__name__
-    if found != len(job.parts):
-        raise SourceError(
-            f"the source of style {job.job.style!r} must return a list of {len(job.parts)} "
-            f"histories, one per task, got {found}"
-        )
+    histories = make_histories(job.source, job.job)
     for part, history in zip(job.parts, histories, strict=True):
         family = job.job.family
         spaces = family.observation_space, family.action_space

@@ -1,7 +1,7 @@
 """What a source of histories is given and what it returns; who they are stands in `teacher`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from base.errors import UserError
 from histories.regions import MarkerRule
 from histories.schema import History
 from tasks.family import Task, TaskFamily
+from tasks.mixture import members_of
 
 
 class SourceError(UserError):
@@ -29,6 +30,7 @@ class SourceJob:
         n_streams: Copies of the environment per task, S.
         n_regions: Regions per stream.
         marker_rule: Where regions end; its `region_len` is also a learner's rollout.
+        member: First task index of the family within a mixture that its tasks are from.
     """
 
     family: TaskFamily
@@ -39,6 +41,7 @@ class SourceJob:
     n_streams: int
     n_regions: int
     marker_rule: MarkerRule
+    member: int = 0
 
     @property
     def region_len(self) -> int:
@@ -58,7 +61,7 @@ class SourceJob:
     @property
     def seed(self) -> int:
         """One seed per source seed and tasks, so that no two jobs share their exploration."""
-        entropy = [self.source_seed, *(task.index for task in self.tasks)]
+        entropy = [self.source_seed, *(self.member + task.index for task in self.tasks)]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
     @property
@@ -90,3 +93,29 @@ class Source:
     def __call__(self, job: SourceJob) -> list[History]:
         """Make the histories of a job."""
         return self.function(job, **self.settings)
+
+
+def make_histories(source: Source, job: SourceJob) -> list[History]:
+    """A history per task of a job; of a mixture, those of one family after the other.
+
+    Raises:
+        SourceError: The source returned something else than a history per task.
+    """
+    histories: dict[int, History] = {}
+    for member in members_of(job.family, job.tasks):
+        part = replace(
+            job,
+            family=member.family,
+            tasks=member.tasks,
+            train=member.own(job.train),
+            member=member.offset,
+        )
+        found = source(part)
+        n = len(found) if isinstance(found, list | tuple) else type(found).__name__
+        if n != len(part.tasks):
+            raise SourceError(
+                f"the source of style {job.style!r} must return a list of {len(part.tasks)} "
+                f"histories, one per task, got {n}"
+            )
+        histories |= zip(member.places.tolist(), found, strict=True)
+    return [histories[place] for place in range(len(job.tasks))]

@@ -224,6 +224,7 @@ def _header(run: Run, method: Method, tasks: Sequence[Task]) -> dict[str, Any]:
                 "random_return": run.family.random_return(task),
                 "optimal_return": run.family.optimal_return(task),
                 "source_return": sources.get(task.index),
+                **({"group": task.group} if task.group else {}),
             }
             for task in tasks
         ],

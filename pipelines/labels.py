@@ -6,8 +6,8 @@ rollouts, and the sections named here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from ad.on_policy import Lived
 from base.seeding import derive
 from tasks.bayes import tells_actions
 from tasks.family import Task
+from tasks.mixture import Member, by_member
 from tasks.posterior import posterior_of
 from teacher.labels import (
     LABELS,
@@ -46,14 +47,21 @@ def labeller_maker(run: Run, kind: str) -> Any:
     if kind == "bayes":
         # No prior but the training tasks: what is held out is not even in the targets.
         prior = run.tasks("train") if config.posterior.tasks == "train" else family.tasks()
-        if not tells_actions(posterior_of(family, prior, 1)):
-            seed = derive(config.seed, "labels")
-            return lambda tasks: DrawnLabeller(family, prior, len(tasks), run.action, seed)
-        noise = config.posterior.noise
-        return lambda tasks: BayesLabeller(family, prior, len(tasks), noise)
+        indices = [task.index for task in prior]
+        return lambda tasks: by_member(family, tasks, partial(_bayes, run, indices))
     tasks = run.tasks("train")
     estimated = MonteCarloActions(family, tasks, run.observation, run.action, config.monte_carlo)
     return lambda streams: MonteCarloLabeller(estimated, streams)
+
+
+def _bayes(run: Run, prior: Sequence[int], member: Member) -> Labeller:
+    """Return posterior sampling over those tasks of a prior that are one family's."""
+    family, every, n = member.family, member.family.tasks(), len(member.tasks)
+    known = [every[index] for index in member.own(prior)]
+    if not tells_actions(posterior_of(family, known, 1)):
+        seed = derive(run.config.seed, "labels")
+        return DrawnLabeller(family, known, n, run.action, seed)
+    return BayesLabeller(family, known, n, run.config.posterior.noise)
 
 
 def recorded_labels(run: Run, table: Table, kind: str) -> np.ndarray | None:
@@ -69,7 +77,7 @@ def rollout_labels(run: Run, kind: str) -> Any:
     if kind not in LABELS:
         return lambda lived: {}
     make = labeller_maker(run, kind)
-    return functools.partial(labels_of, make)
+    return partial(labels_of, make)
 
 
 def labels_of(make: Any, lived: Lived) -> dict[str, Tensor]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ad.controls import Control
 from ad.evaluate import has_expert
 from ad.policy import OptimalPolicy, Policy, RandomPolicy
 from tasks.family import Task, TaskFamily
+from tasks.mixture import Member, by_member, members_of
 from tasks.search import search_policies
 
 if TYPE_CHECKING:
@@ -118,9 +120,17 @@ def _search(name: str, title: str) -> Method:
         name,
         title,
         "search",
-        act=lambda family, tasks: search_policies(family, family.tasks())[name](),
-        supported=lambda family: name in search_policies(family, family.tasks()),
+        act=lambda family, tasks: by_member(family, tasks, partial(_searcher, name)),
+        supported=lambda family: all(
+            name in search_policies(member.family, member.tasks)
+            for member in members_of(family, family.tasks())
+        ),
     )
+
+
+def _searcher(name: str, member: Member) -> Policy:
+    """Knows which family of a mixture it acts in, and that family's tasks."""
+    return search_policies(member.family, member.family.tasks())[name]()
 
 
 _RECORDS = (

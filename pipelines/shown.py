@@ -175,13 +175,26 @@ def _family_of(provenance: dict[str, Any], *, trust_model_code: bool) -> TaskFam
     target, kwargs = provenance.get("family"), provenance.get("family_kwargs") or {}
     if not (isinstance(target, str) and isinstance(kwargs, dict)):
         raise DemoError("the model's config.json names no family in its provenance; ship it again.")
-    imports = target not in FAMILIES or ":" in str(kwargs.get("env_id", ""))
-    if imports and not trust_model_code:
+    if _imports(target, kwargs) and not trust_model_code:
         raise DemoError(
             f"the model's config.json has the family {target!r} {kwargs or ''}, code of whoever "
             "saved it; read that code, and give --trust-model-code if you trust it."
         )
     return load_family(target, kwargs)
+
+
+def _imports(target: Any, kwargs: Any) -> bool:
+    """Whether a family imports code from elsewhere, itself or by what its arguments name."""
+    return target not in FAMILIES or _names_code(kwargs)
+
+
+def _names_code(value: Any) -> bool:
+    """Whether something in an argument may be an import path that is not a shipped family's."""
+    if isinstance(value, dict):
+        return any(map(_names_code, value.values()))
+    if isinstance(value, list):
+        return any(map(_names_code, value))
+    return isinstance(value, str) and ":" in value and value not in FAMILIES
 
 
 def _held_out_tasks(provenance: dict[str, Any], family: TaskFamily) -> list[Task]:

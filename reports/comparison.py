@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
-from reports import bits_figure, columns, differences, paper, sweep_figures, tables
+from reports import bits_figure, columns, differences, groups, paper, sweep_figures, tables
 from reports.bits import method_series, other_evaluations
 from reports.cost import draw_cost
 from reports.figures import write_figures
@@ -31,9 +31,9 @@ def write_comparison(
     """Compare the evaluated methods of one or several runs.
 
     Writes table.{csv,md,tex}, by_seed.csv, differences.csv (every method minus the student,
-    paired), the figures learning_curves, borders, bars, profiles, gap, bits, tasks, cost and
-    training as PDF, PNG and CSV, and report.html, which holds it all. What the results do not allow
-    is left out.
+    paired), groups.csv where tasks are of several kinds, the figures learning_curves, borders,
+    bars, profiles, gap, bits, tasks, cost and training as PDF, PNG and CSV, and report.html, which
+    holds it all. What the results do not allow is left out.
 
     Args:
         run_dirs: run directories.
@@ -66,6 +66,7 @@ def cleared(out_dir: str | Path) -> Path:
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     names = (*CAPTIONS, *sweep_figures.CAPTIONS, "sweep_*")
+    (out_dir / groups.NAME).unlink(missing_ok=True)
     for name, part, suffix in product(names, FIGURE_PARTS, ("pdf", "png", "csv")):
         for path in out_dir.glob(f"{name}{part}.{suffix}"):
             path.unlink()
@@ -87,10 +88,14 @@ def write_tables_and_figures(
     rows, lines = method_rows(methods, solved_threshold=threshold), notes(methods)
     reference = differences.reference_method(methods)
     paired = differences.difference_rows(methods, reference)
+    grouped = groups.group_rows(methods, threshold)
     printed = paper.printed_tables(rows, lines, paired, difference_notes(paired, reference))
+    printed[1:1] = groups.printed(grouped)
     tables.write_rows(rows, columns.COLUMNS, out_dir / "table.csv")
     tables.write_rows(paired, differences.COLUMNS, out_dir / "differences.csv")
     write_by_seed(methods, threshold, out_dir / "by_seed.csv")
+    if grouped:
+        groups.write_groups(grouped, out_dir / groups.NAME)
     paper.write_markdown(printed, out_dir / "table.md")
     paper.write_latex(printed, out_dir / "table.tex")
     figures = write_figures(shown, out_dir, sources=material.sources, solved_threshold=threshold)

@@ -8,8 +8,9 @@
     <!-- end of table -->
 
 The path is relative to the page. `rows` names what the file's first column holds, in the order
-wanted; without it all rows stand there. `columns` are columns of the file, and `interval`, which
-joins its bounds. Titles and decimals are those of `reports.columns`.
+wanted; without it all rows stand there. Lines of one name, such as one for each group of tasks,
+stay together. `columns` are columns of the file, and `interval`, which joins its bounds. Titles and
+decimals are those of `reports.columns`.
 
 `python -m reports.published README.md docs/results/README.md` writes the tables, and with `--check`
 it only says which pages disagree with their files, and exits with 2.
@@ -57,7 +58,9 @@ def _block(block: re.Match[str], page: Path) -> str:
         reader = csv.DictReader(file)
         rows, names = list(reader), list(reader.fieldnames or ())
     key = names[0]
-    by_key = {row[key]: row for row in rows}
+    by_key: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_key.setdefault(row[key], []).append(row)
     wanted = settings.get("rows", [])
     columns = settings.get("columns", names[1:])
     known = {*names, *([INTERVAL] if "interval_low" in names else [])}
@@ -65,7 +68,7 @@ def _block(block: re.Match[str], page: Path) -> str:
         missing = [name for name in asked if name not in held]
         if missing:
             raise PublishedError(f"{where}: no {kind} {missing[0]!r}; there are {', '.join(held)}")
-    lines = _markdown(key, columns, [by_key[name] for name in wanted] or rows)
+    lines = _markdown(key, columns, [row for name in wanted for row in by_key[name]] or rows)
     opening = block[0][: block[0].index("-->") + len("-->")]
     return "\n".join([opening, *lines, "<!-- end of table -->"])
 

@@ -13,7 +13,7 @@ letters: T tasks, V evaluation seeds, K in-context episodes.
 import json
 import math
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class TaskReference:
         optimal_return: the best there is.
         source_return: the best that sources of the histories have reached, where an evaluation
             was asked to normalise by it.
+        group: kind of task, of a family that has several.
     """
 
     index: int
@@ -62,6 +63,7 @@ class TaskReference:
     random_return: float
     optimal_return: float
     source_return: float = np.nan
+    group: str = ""
 
     @property
     def by_source(self) -> bool:
@@ -130,6 +132,18 @@ class EvaluationResult:
     def best_returns(self) -> NDArray[np.float64]:
         """`(T,)` what counts as 1, nan where not known."""
         return np.array([task.best_return for task in self.tasks])
+
+    def of_group(self, group: str) -> "EvaluationResult":
+        """The result on the tasks of one group alone."""
+        kept = [i for i, task in enumerate(self.tasks) if task.group == group]
+        visited = self.cells_visited
+        return replace(
+            self,
+            returns=self.returns[kept],
+            starts=self.starts[kept],
+            cells_visited=None if visited is None else visited[kept],
+            tasks=tuple(self.tasks[i] for i in kept),
+        )
 
     @property
     def n_by_source(self) -> int:
@@ -294,4 +308,5 @@ def _load_metrics(path: Path) -> dict[str, Any]:
 def _task(entry: dict[str, Any]) -> TaskReference:
     returns = (entry["random_return"], entry["optimal_return"], entry.get("source_return"))
     known = (np.nan if value is None else float(value) for value in returns)
-    return TaskReference(int(entry["index"]), str(entry["name"]), *known)
+    group = str(entry.get("group", ""))
+    return TaskReference(int(entry["index"]), str(entry["name"]), *known, group=group)

@@ -27,6 +27,7 @@ FAMILIES = (
     "tasks.gaussian_bandits:LinearBanditFamily",
     "tasks.point_mass:PointMassFamily",
     "tasks.gymnasium_family:GymnasiumFamily",
+    "tasks.mixture:MixtureFamily",
 )
 """Those that are shipped: what a stranger's file may name."""
 JSON = Any  # whatever json.dumps accepts
@@ -44,11 +45,14 @@ class Task:
         index: Position in `family.tasks()`.
         name: Short, unique within the family, such as `"goal=(4,2)"`.
         params: ALL parameters of the MDP, as JSON values: they alone identify it.
+        group: Of the family's tasks, where it has several kinds: splits share every kind out, and
+            tables have a row for each. Empty where all are of one kind.
     """
 
     index: int
     name: str
     params: dict[str, JSON]
+    group: str = ""
 
     def key(self) -> str:
         """The parameters as one canonical JSON line; equal keys mean the same MDP."""

@@ -82,6 +82,8 @@ def make_split(
 ) -> Split:
     """Divide `tasks` into train, validation and test.
 
+    Where tasks are of several groups, each gives its share of every part.
+
     Args:
         tasks: Of one family.
         seed: Draws the test tasks, then the validation tasks; of a named split only the latter.
@@ -100,10 +102,10 @@ def make_split(
         if n_test is None:
             raise SplitError("n_test is missing; only a named split knows its test tasks")
         _check_counts(len(tasks), n_validation, n_test)
-        test = sorted(rng.permutation(len(tasks))[:n_test].tolist())
+        test = _drawn(tasks, np.arange(len(tasks)), n_test, rng)
     _check_counts(len(tasks), n_validation, len(test))
     rest = np.setdiff1d(np.arange(len(tasks)), test)
-    validation = sorted(rng.permutation(rest)[:n_validation].tolist())
+    validation = _drawn(tasks, rest, n_validation, rng)
     train = np.setdiff1d(rest, validation).tolist()
     parts = (tuple(train), tuple(validation), tuple(test))
     split = Split(*parts, identity_of(tasks, *parts), named or f"seed_{seed}")
@@ -142,6 +144,20 @@ def _check_counts(n_tasks: int, n_validation: int, n_test: int) -> None:
             f"{n_tasks} tasks leave nothing to train on after n_validation={n_validation} "
             f"and n_test={n_test}"
         )
+
+
+def _drawn(tasks: Sequence[Task], among: np.ndarray, n: int, rng: np.random.Generator) -> list[int]:
+    """Draw n of the indices `among` `(k,)`, ascending; of every group its share, rounded."""
+    order = rng.permutation(among)
+    groups = np.array([tasks[index].group for index in order])
+    names, sizes = np.unique(groups, return_counts=True)
+    # Shares by largest remainder: whole parts first, then one each to those that lost most.
+    exact = n * sizes / max(len(order), 1)
+    counts = np.floor(exact).astype(int)
+    most = np.argsort(counts - exact, kind="stable")[: n - counts.sum()]
+    counts[most] += 1
+    chosen = [order[groups == name][:k] for name, k in zip(names, counts, strict=True)]
+    return sorted(np.concatenate(chosen).tolist())
 
 
 def _named_test(tasks: Sequence[Task], named: str, n_test: int | None) -> list[int]:
