@@ -27,6 +27,7 @@ FAMILIES = (
     "tasks.gaussian_bandits:LinearBanditFamily",
     "tasks.point_mass:PointMassFamily",
     "tasks.gymnasium_family:GymnasiumFamily",
+    "tasks.reacher:ReacherFamily",
     "tasks.mixture:MixtureFamily",
 )
 """Those that are shipped: what a stranger's file may name."""
@@ -151,6 +152,21 @@ def expert_of(family: TaskFamily, tasks: Sequence[Task]) -> Expert:
     if hasattr(family, "expert"):
         return offered.expert(tasks)
     return _MemorylessExpert(family, tasks)
+
+
+def controller_of(family: TaskFamily, tasks: Sequence[Task]) -> Expert:
+    """Who acts well, though not optimally, in streams of `tasks`: `family.controller(tasks)`.
+
+    Raises:
+        FamilyError: The family offers none.
+    """
+    if not hasattr(family, "controller"):
+        raise FamilyError(
+            f"family {family.name!r} has no controller(tasks), one who acts well where no optimal "
+            "actions are known; give it one, or collect other styles"
+        )
+    offered: Any = family
+    return offered.controller(tasks)
 
 
 class _MemorylessExpert:

@@ -1,12 +1,12 @@
 """Uniformly random actions among an expert's, each repeated for a while if asked; who acts so."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from tasks.family import Task, TaskFamily, expert_of
+from tasks.family import Expert, Task, TaskFamily, expert_of
 
 
 class RepeatedNoise:
@@ -60,6 +60,7 @@ class NoisyExpert:
         tasks: Sequence[Task],
         epsilons: np.ndarray,
         max_repeat: int = 1,
+        make: Callable[[TaskFamily, Sequence[Task]], Expert] = expert_of,
     ) -> None:
         """Act in streams of `tasks`.
 
@@ -68,9 +69,10 @@ class NoisyExpert:
             tasks: Of the streams.
             epsilons: Share of random steps `(T,)` at every step; the last one holds on.
             max_repeat: Longest run of one random action, see `RepeatedNoise`.
+            make: Of whom the actions are that are not random.
         """
         self.space, self.epsilons, self.max_repeat = family.action_space, epsilons, max_repeat
-        self.expert = expert_of(family, tasks)
+        self.expert = make(family, tasks)
 
     def reset(self, n: int, seed: int) -> None:
         """Begin n streams."""

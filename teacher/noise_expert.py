@@ -1,13 +1,14 @@
-"""Sources that need no learning: an expert whose noise is annealed, and uniformly random play."""
+"""Sources that need no learning: an expert or controller whose noise is annealed, and uniformly random play."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from base.ranges import AtLeast, Between
 from histories.schema import History
 from histories.sources import SourceJob
+from tasks.family import controller_of, expert_of
 from tasks.noise import NoisyExpert
 from teacher.playing import play
 
@@ -46,11 +47,24 @@ def noise_expert(job: SourceJob, config: NoiseConfig | None = None) -> list[Hist
     return play(job, _noisy(job, config.epsilons(job.n_transitions), config), asdict(config))
 
 
+def noise_controller(job: SourceJob, config: NoiseConfig | None = None) -> list[History]:
+    """As `noise_expert`, of a family's controller, who acts well though not optimally.
+
+    Raises:
+        FamilyError: The family offers no `controller(tasks)`.
+    """
+    config = config or NoiseConfig()
+    actor = _noisy(job, config.epsilons(job.n_transitions), config, controller_of)
+    return play(job, actor, asdict(config))
+
+
 def random_play(job: SourceJob) -> list[History]:
     """Uniformly random play."""
     return play(job, _noisy(job, np.ones(1), NoiseConfig()), {})
 
 
-def _noisy(job: SourceJob, epsilons: np.ndarray, config: NoiseConfig) -> NoisyExpert:
+def _noisy(
+    job: SourceJob, epsilons: np.ndarray, config: NoiseConfig, make: Any = expert_of
+) -> NoisyExpert:
     streams = [task for task in job.tasks for _ in range(job.n_streams)]
-    return NoisyExpert(job.family, streams, epsilons, config.max_repeat)
+    return NoisyExpert(job.family, streams, epsilons, config.max_repeat, make)

@@ -35,6 +35,9 @@ SOURCES = {
     "ppo": SourceRecord("teacher.ppo:ppo", "source"),
     "ppo_batched": SourceRecord("teacher.ppo_batched:ppo_batched", "source", LEARNED),
     "noise_expert": SourceRecord("teacher.noise_expert:noise_expert", "noise", PLAYED, quick=True),
+    "noise_controller": SourceRecord(
+        "teacher.noise_expert:noise_controller", "noise", PLAYED, quick=True
+    ),
     "random": SourceRecord("teacher.noise_expert:random_play", "", PLAYED, quick=True),
     "posterior_sampling": SourceRecord(
         "teacher.posterior_sampling:posterior_sampling",
