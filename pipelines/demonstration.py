@@ -64,6 +64,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     shown = shown_episodes(arguments.episodes)
     modes = render_modes(family, task)
     kept: list[Episode] = []
+    lowest = min(0.0, family.random_return(task))
     highest = best
     for episode in play(
         actor.policy_for(task),
@@ -74,8 +75,9 @@ def demonstrate(arguments: argparse.Namespace) -> None:
         shown=shown,
         modes=modes,
     ):
-        highest = max(highest or 1.0, episode.total)
-        line = bar(episode.total, best or highest, BAR_WIDTH)
+        highest = max(episode.total, lowest + 1.0 if highest is None else highest)
+        most = highest if best is None else best
+        line = bar(episode.total - lowest, most - lowest, BAR_WIDTH)
         console.print(f"episode {episode.number:3d} │{line}│ {episode.total:g}")
         if episode.number in shown:
             kept.append(episode)

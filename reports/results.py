@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.result_files import EvaluationResult, ResultsError, load_run
+from reports.records import REFERENCE, MethodRecord
+from reports.result_files import REQUIRED_METRICS, EvaluationResult, ResultsError, load_run
+
+BEHIND_POLICIES = 1_000
+"""Place of a reference that is no policy among the others."""
 
 
 def load_results(
@@ -48,6 +52,7 @@ def load_results(
             f"{known}"
         )
     check_comparable(results)
+    results += best_source(results)
     order = {run_dir: position for position, run_dir in enumerate(directories)}
     return sorted(
         _label(results),
@@ -57,6 +62,30 @@ def load_results(
             -1 if result.training_seed is None else result.training_seed,
         ),
     )
+
+
+def best_source(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """A row of what sources of the histories have reached, where some returns are normalised by it.
+
+    No policy is behind it: every episode of a task counts as the best mean return of a region that
+    a source had there. None where that is not known of every task.
+    """
+    first = results[0]
+    reached = np.array([task.source_return for task in first.tasks])
+    if not (first.n_by_source and np.isfinite(reached).all()):
+        return []
+    record = MethodRecord("best_source", "best source", REFERENCE, BEHIND_POLICIES)
+    return [
+        replace(
+            first,
+            record=record,
+            label=record.name,
+            training_seed=None,
+            returns=np.broadcast_to(reached[:, None, None], first.returns.shape),
+            cells_visited=None,
+            metrics={name: first.metrics.get(name) for name in (*REQUIRED_METRICS, "part")},
+        )
+    ]
 
 
 def _without_repeated_references(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:

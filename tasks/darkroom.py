@@ -16,11 +16,18 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tasks.drawing import room_picture
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.references import TabularMDP, random_return
 from tasks.return_bounds import ReturnBound, shared_dynamics_bound
-from tasks.room_search import CoveragePolicy, RoomPosterior, room_images, shortest_moves
+from tasks.room_search import (
+    CoveragePolicy,
+    RoomPosterior,
+    room_images,
+    seen_cells,
+    shortest_moves,
+)
 from tasks.vector import OnlyEnv
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]], dtype=np.int64)  # (5, 2)
@@ -28,9 +35,6 @@ ACTION_NAMES = ("+x", "-x", "+y", "-y", "stay")
 MOST_TABLE = 2**32  # bytes
 REWARDS = ("every_step", "once")
 OBSERVATIONS = ("cell", "image")
-
-_CELL = 16  # pixels of a rendered cell
-_COLOURS = {"floor": (30, 30, 36), "goal": (70, 190, 110), "agent": (235, 200, 70)}
 
 
 def _moved(positions: np.ndarray, actions: np.ndarray, size: int) -> np.ndarray:
@@ -104,12 +108,7 @@ class DarkRoomEnv(gymnasium.Env[np.ndarray, np.integer]):
             cells[tuple(self._position)] = "A"
             return "\n".join("".join(row) for row in cells.T[::-1]) + "\n"
         if self.render_mode == "rgb_array":
-            image = np.empty((self.size, self.size, 3), dtype=np.uint8)
-            image[:] = _COLOURS["floor"]
-            image[tuple(self.goal)] = _COLOURS["goal"]
-            image[tuple(self._position)] = _COLOURS["agent"]
-            image = image.transpose(1, 0, 2)[::-1]
-            return image.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
+            return room_picture(self.size, self._position.tolist(), [self.goal.tolist()])
         return None
 
 
@@ -219,10 +218,14 @@ class DarkRoomFamily:
         return self._tasks
 
     def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
-        """One room; one seen as an image cannot be rendered."""
+        """One room; one seen as an image draws pictures, but prints nothing."""
         if "observation" in task.params:
-            return OnlyEnv(self.make_vector_env([task]))
+            return OnlyEnv(self.make_vector_env([task]), partial(self._drawn, task), render_mode)
         return DarkRoomEnv(**_env_kwargs(task), render_mode=render_mode)
+
+    def _drawn(self, task: Task, observation: np.ndarray) -> np.ndarray:
+        (cell,) = seen_cells(observation[None]).tolist()
+        return room_picture(self._room["size"], cell, [task.params["goal"]])
 
     def make_vector_env(self, tasks: Sequence[Task]) -> DarkRoomVectorEnv:
         """One room per entry of `tasks`."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from tasks.family import FamilyError, Task, TaskFamily, expert_of, information_bits
 from tasks.family_check import MOST_STEPS, Contract, Findings, sample, some_of, too_long
+from tasks.posterior import has_posterior
 from tasks.splits import FEW_TASKS, Split, few_tasks
 from tasks.vector import final_observations
 
@@ -102,6 +103,12 @@ def look_at_params(tasks: Sequence[Task], findings: Findings) -> None:
         )
 
 
+def has_no_expert(family: TaskFamily, tasks: Sequence[Task]) -> bool:
+    """Whether histories can only come from who learns: no optimum, controller or posterior."""
+    known = any(family.optimal_return(task) is not None for task in tasks)
+    return not (known or hasattr(family, "controller") or has_posterior(family))
+
+
 class _Played:
     """Episodes of a few tasks, and what they tell."""
 
@@ -176,6 +183,13 @@ class _Played:
         self._told_ends(episodes)
         if episodes.over.all():
             self._against("random", episodes, self._best())
+            if np.ptp(episodes.returns) == 0 and has_no_expert(self.family, self.tasks):
+                self.findings.warn(
+                    "learnable",
+                    f"all {len(self.streams)} episodes of random actions earned "
+                    f"{episodes.returns[0]:.3g}: whoever learns from nothing, such as PPO, learns "
+                    "nothing of these; longer episodes, a denser reward or easier starts may help",
+                )
         return episodes.steps_per_s
 
     def _best(self) -> list[float | None]:

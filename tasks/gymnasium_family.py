@@ -17,7 +17,7 @@ from tasks.distributions import varied_values
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 
-ATTRIBUTE = "unwrapped."
+ATTRIBUTE, OF_WRAPPER = "unwrapped.", "wrappers."
 MOST_PROCESSES = 512
 LONGEST = 24
 """Of a value in a task's name; a longer one gives way to the task's number."""
@@ -27,9 +27,9 @@ class GymnasiumFamily:
     """Tasks are variations of one environment id; no code needed.
 
     A name that begins with `unwrapped.` is an attribute of the unwrapped environment, such as
-    `unwrapped.force_mag` of CartPole, and is set once the environment is made; any other name is a
-    keyword argument. Dict and Tuple observations are flattened. Random returns are estimated by
-    seeded rollouts.
+    `unwrapped.force_mag` of CartPole, and is set once the environment is made; `wrappers.0.order`
+    is the argument `order` of the first wrapper; any other name is a keyword argument. Dict and
+    Tuple observations are flattened. Random returns are estimated by seeded rollouts.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class GymnasiumFamily:
         self._random_returns: dict[int, float] = {}
         self._space: gymnasium.Space | None = None
         varied = varied_values(grid or {}, draw or {}, n_tasks, draw_seed)
+        _check_wrapper_names([*kwargs, *varied[0]], len(self._wrappers))
         self._tasks = tuple(self._task(index, values) for index, values in enumerate(varied))
         self.name = env_id.rpartition(":")[2]
         env = self.make_env(self._tasks[0])
@@ -101,7 +102,7 @@ class GymnasiumFamily:
             params["wrappers"] = [[target, kwargs] for target, kwargs in self._wrappers]
         shown = {key: f"={value}" for key, value in varied.items()}
         named = (
-            key.removeprefix(ATTRIBUTE) + (value if len(value) <= LONGEST else f" {index}")
+            _short(key) + (value if len(value) <= LONGEST else f" {index}")
             for key, value in shown.items()
         )
         try:
@@ -120,7 +121,8 @@ class GymnasiumFamily:
         """One environment; raises FamilyError where gymnasium refuses to make it."""
         fixed = ("env", "episode_len", "wrappers")
         given = {name: value for name, value in task.params.items() if name not in fixed}
-        kwargs = {name: value for name, value in given.items() if not name.startswith(ATTRIBUTE)}
+        elsewhere = (ATTRIBUTE, OF_WRAPPER)
+        kwargs = {name: value for name, value in given.items() if not name.startswith(elsewhere)}
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
         try:
@@ -132,7 +134,8 @@ class GymnasiumFamily:
         for name, value in given.items():
             if name.startswith(ATTRIBUTE):
                 _set(env.unwrapped, name, value)
-        for target, settings in self._wrappers:
+        for place, (target, fixed_settings) in enumerate(self._wrappers):
+            settings = {**fixed_settings, **_of_wrapper(place, given)}
             try:
                 env = import_object(target)(env, **settings)
             except UserError as error:
@@ -229,6 +232,34 @@ def _wrapper(entry: Any) -> tuple[str, dict[str, Any]]:
         "a wrapper must be an import path 'module:Class' or {target: 'module:Class', kwargs: "
         f"{{...}}}}, got {entry!r}"
     )
+
+
+def _of_wrapper(place: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that a task gives a wrapper by its place."""
+    prefix = f"{OF_WRAPPER}{place}."
+    return {
+        name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)
+    }
+
+
+def _check_wrapper_names(names: Sequence[str], n_wrappers: int) -> None:
+    """Refuse names of wrappers that are not there; raises FamilyError."""
+    for name in names:
+        _, _, rest = name.partition(OF_WRAPPER)
+        place, _, argument = rest.partition(".")
+        known = place.isdecimal() and int(place) < n_wrappers and argument
+        if name.startswith(OF_WRAPPER) and not known:
+            raise FamilyError(
+                f"{name!r} must be wrappers.PLACE.ARGUMENT, such as wrappers.0.order, the places "
+                f"being those of the {n_wrappers} wrappers, from 0"
+            )
+
+
+def _short(name: str) -> str:
+    """A varied name as task names show it."""
+    if name.startswith(OF_WRAPPER):
+        return name.split(".", 2)[2]
+    return name.removeprefix(ATTRIBUTE)
 
 
 def _owner(env: Any, name: str) -> tuple[Any, str]:

@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tasks.darkroom import MOVES, room_params, tabular_room
+from tasks.drawing import room_picture
 from tasks.draws import check_counts, distinct_rows
 from tasks.family import FamilyError, Task
 from tasks.references import TabularMDP
@@ -134,8 +135,11 @@ class KeyToDoorFamily:
         return self._tasks
 
     def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
-        """One room; it cannot be rendered."""
-        return OnlyEnv(self.make_vector_env([task]))
+        """One room; it draws pictures, with all its goals."""
+        return OnlyEnv(self.make_vector_env([task]), partial(self._drawn, task), render_mode)
+
+    def _drawn(self, task: Task, observation: np.ndarray) -> np.ndarray:
+        return room_picture(self._room["size"], observation.tolist(), task.params["goals"])
 
     def make_vector_env(self, tasks: Sequence[Task]) -> KeyToDoorVectorEnv:
         """One room per entry of `tasks`."""

@@ -9,6 +9,7 @@ make it most square: G = 4 is 2 x 2, G = 5 is a row of five.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -106,8 +107,8 @@ class PermutedRoomFamily(DarkRoomFamily):
         return n_blocks * math.log2(len(PERMUTATIONS)) + math.log2(self.blocks.size)
 
     def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
-        """One room; it cannot be rendered."""
-        return OnlyEnv(self.make_vector_env([task]))
+        """One room; it draws pictures."""
+        return OnlyEnv(self.make_vector_env([task]), partial(self._drawn, task), render_mode)
 
     def make_vector_env(self, tasks: Sequence[Task]) -> PermutedRoomVectorEnv:
         """One room per entry of `tasks`."""

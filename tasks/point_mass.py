@@ -7,6 +7,7 @@ within `radius` of it (`sparse`). An episode lasts `horizon` steps and is then t
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -15,6 +16,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tasks.drawing import plane_picture
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.vector import OnlyEnv
@@ -138,8 +140,12 @@ class PointMassFamily:
         return self._tasks
 
     def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
-        """One point; it cannot be rendered."""
-        return OnlyEnv(self.make_vector_env([task]))
+        """One point; it draws pictures."""
+        return OnlyEnv(self.make_vector_env([task]), partial(self._drawn, task), render_mode)
+
+    def _drawn(self, task: Task, observation: np.ndarray) -> np.ndarray:
+        radius = self._room["radius"] if self._room["reward"] == "sparse" else 0.0
+        return plane_picture(1.0, observation.tolist(), task.params["goal"], goal_radius=radius)
 
     def make_vector_env(self, tasks: Sequence[Task]) -> PointMassVectorEnv:
         """One point per entry of `tasks`."""

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 from gymnasium.spaces import Box
 
+from tasks.drawing import plane_picture
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.gymnasium_family import GymnasiumFamily
@@ -22,6 +23,7 @@ from tasks.gymnasium_family import GymnasiumFamily
 DISC = 0.2  # metres around the shoulder, where targets lie
 UPPER, LOWER = 0.1, 0.11  # lengths of the arm
 MOST_BENT = 2.95  # of the elbow, which stops at 3
+REACH = 0.23  # metres shown to every side
 STIFFNESS, DAMPING = 1.0, 0.1
 N_WALKS = 64
 
@@ -42,6 +44,13 @@ class HiddenReacherEnv(ReacherEnv):
         position[2:] = self.target
         self.set_state(position, velocity)
         return self._get_obs()
+
+    def render(self) -> Any:
+        """The arm in its plane as `(192, 192, 3)` uint8, drawn without OpenGL; or as Reacher-v5."""
+        if self.render_mode != "rgb_array":
+            return super().render()
+        elbow, tip = (self.get_body_com(name)[:2].tolist() for name in ("body1", "fingertip"))
+        return plane_picture(REACH, tip, self.target.tolist(), arm=[(0, 0), elbow, tip])
 
     def _get_obs(self) -> np.ndarray:
         angles, speeds = self.data.qpos[:2], self.data.qvel[:2]

@@ -1,7 +1,7 @@
 """True next observations of gymnasium's autoresetting vector environments; one alone of them."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -34,10 +34,22 @@ def final_observations(next_observations: np.ndarray, infos: Mapping[str, Any]) 
 class OnlyEnv(gymnasium.Env):
     """The environment in a vector environment of one, for families that write only the latter."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    def __init__(
+        self,
+        vector_env: VectorEnv,
+        draw: Callable[[Any], np.ndarray] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Wrap `vector_env`, autoreset SAME_STEP; `reset` must follow an episode's end.
 
-    def __init__(self, vector_env: VectorEnv) -> None:
-        """Wrap `vector_env`, autoreset SAME_STEP; `reset` must follow an episode's end."""
+        Args:
+            vector_env: Of one environment.
+            draw: Makes a picture `(H, W, 3)` uint8 of an observation; without it there are none.
+            render_mode: `rgb_array` or None.
+        """
+        self.metadata = {"render_modes": ["rgb_array"] if draw else [], "render_fps": 8}
+        self.draw, self.render_mode = draw, render_mode
+        self._observation: Any = None
         self.vector_env = vector_env
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
@@ -48,7 +60,14 @@ class OnlyEnv(gymnasium.Env):
         """As gymnasium's."""
         super().reset(seed=seed)
         observations, _ = self.vector_env.reset(seed=seed)
+        self._observation = observations[0]
         return observations[0], {}
+
+    def render(self) -> Any:
+        """The picture of the last observation, where asked for and possible."""
+        if self.draw is None or self.render_mode != "rgb_array":
+            return None
+        return self.draw(self._observation)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """As gymnasium's; the true last observation at an episode's end."""
@@ -56,4 +75,5 @@ class OnlyEnv(gymnasium.Env):
             np.asarray(action)[None]
         )
         true_next = final_observations(observations, infos)
+        self._observation = true_next[0]
         return true_next[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}

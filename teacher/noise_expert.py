@@ -1,4 +1,4 @@
-"""Sources that need no learning: an expert or controller whose noise is annealed, and uniformly random play."""
+"""Sources that do not learn: an expert or controller of annealed noise, uniformly random play."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any

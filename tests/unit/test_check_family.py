@@ -19,6 +19,7 @@ from pipelines.config import RunConfig
 from tasks.family import Task
 from tasks.family_check import Findings
 from tasks.family_findings import look_at, look_at_params
+from tasks.gymnasium_family import GymnasiumFamily
 from tests.faults.configs import TINY
 from tests.faults.members import FAMILIES
 from training.config import load_config
@@ -215,3 +216,15 @@ def test_a_run_warns_of_few_training_tasks(
     open_run(load_config(RunConfig, written(tmp_path)[1], size), "collect")
     warned = "warning: 14 training tasks, fewer than 16" in capsys.readouterr().out
     assert warned == (n_held_out == 20)
+
+
+def test_rewards_that_random_play_never_meets_are_told():
+    draw = {"unwrapped.force": {"uniform": [-0.002, 0.002]}}
+    flat = GymnasiumFamily("MountainCar-v0", draw=draw, n_tasks=8, episode_len=50)
+    assert "all 64 episodes of random actions earned -50" in not_ok_text(found(flat), "learnable")
+    cart = GymnasiumFamily("CartPole-v1", grid={"unwrapped.force_mag": [5.0, 9.0]}, episode_len=50)
+    assert "learnable" not in statuses(found(cart))
+
+
+def not_ok_text(findings: Findings, subject: str) -> str:
+    return next(each.text for each in findings.found if each.subject == subject)

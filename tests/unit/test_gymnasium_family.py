@@ -1,5 +1,6 @@
 """Any gymnasium id as a family: grids, draws, attributes, wrappers, processes, what is refused."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipelines.config import RunConfig
 from pipelines.stages import StageError
 from tasks.family import FamilyError
 from tasks.gymnasium_family import GymnasiumFamily
+from tasks.wrappers import PermutedActions, permutation
 from teacher.sources import make_sources
 from tests.faults.configs import TINY
 from training.config import load_config
@@ -239,3 +241,48 @@ def test_sources_stand_for_an_unknown_optimum(style: str, tmp_path: Path):
     assert run.normalized(returns, tasks)[better] == pytest.approx(
         np.array([[1.0, 0.0]] * int(better.sum()))
     )
+
+
+def test_arguments_of_wrappers_are_varied_by_their_place():
+    family = GymnasiumFamily(
+        "CartPole-v1",
+        grid={"wrappers.1.order": [0, 1]},
+        wrappers=["gymnasium.wrappers:FlattenObservation", "tasks.wrappers:PermutedActions"],
+    )
+    assert [task.name for task in family.tasks()] == ["order=0", "order=1"]
+    plain, swapped = (family.make_env(task) for task in family.tasks())
+    assert (plain.reset(seed=0)[0] == swapped.reset(seed=0)[0]).all()
+    assert (plain.step(0)[0] == swapped.step(1)[0]).all()
+    assert (plain.step(0)[0] != swapped.step(0)[0]).any()
+
+
+@pytest.mark.parametrize("name", ["wrappers.1.order", "wrappers.order", "wrappers.x.order"])
+def test_a_wrapper_that_is_not_there_is_refused(name):
+    with pytest.raises(FamilyError, match=r"must be wrappers.PLACE.ARGUMENT.* the 1 wrappers"):
+        GymnasiumFamily(
+            "CartPole-v1", grid={name: [0, 1]}, wrappers=["tasks.wrappers:PermutedActions"]
+        )
+
+
+def test_every_order_of_actions_is_another_and_too_many_are_refused():
+    orders = [permutation(order, 4) for order in range(24)]
+    assert orders == [list(each) for each in itertools.permutations(range(4))]
+    with pytest.raises(FamilyError, match=r"expected a whole number of 0 ... 23"):
+        permutation(24, 4)
+    with pytest.raises(FamilyError, match="PermutedActions needs Discrete actions"):
+        GymnasiumFamily(
+            "Pendulum-v1",
+            grid={"wrappers.0.order": [0]},
+            wrappers=["tasks.wrappers:PermutedActions"],
+        )
+
+
+def test_permuted_actions_keep_what_actions_are_counted_from():
+    class FromTen(gymnasium.Env):
+        observation_space, action_space = Discrete(3), Discrete(3, start=10)
+
+        def step(self, action):
+            return 0, float(action), False, False, {}
+
+    env = PermutedActions(FromTen(), order=5)
+    assert [env.step(a)[1] for a in (10, 11, 12)] == [12.0, 11.0, 10.0]

@@ -524,6 +524,23 @@ def test_where_no_optimum_is_known_sources_normalise_and_it_is_said(tmp_path):
     assert [level.label for level in levels] == ["random", "best source"]
 
 
+def test_the_best_source_has_a_row_of_its_own(tmp_path):
+    entries = by_source(task_entries(4), 10.25)
+    entries[0]["source_return"] = 12.25
+    for method in ("student", "random"):
+        write_method(tmp_path, method, 0, tasks=entries)
+    assert list(scores_of(tmp_path)) == ["student", "random", "best_source"]
+    row = row_of(tmp_path, "best_source")
+    assert row["mean"] == row["worst_task"] == pytest.approx(1.0)
+    assert row["raw_return"] == pytest.approx(10.75)
+    assert row["seeds"] is None
+    assert row["context_tokens"] is None
+    entries[1]["source_return"] = None  # a task that nobody has learned
+    for method in ("student", "random"):
+        write_method(tmp_path / "other", method, 0, tasks=entries)
+    assert list(scores_of(tmp_path / "other")) == ["student", "random"]
+
+
 def test_some_optima_and_some_sources_are_told_apart(tmp_path):
     entries = task_entries(4)
     entries[0] = by_source(entries, 9.0)[0]

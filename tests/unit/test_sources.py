@@ -11,6 +11,7 @@ from histories.regions import MarkerRule, markers_for
 from histories.schema import FIELDS, check_history
 from histories.sources import SourceError, SourceJob
 from tasks.darkroom import MOVES, DarkRoomFamily
+from tasks.family import FamilyError, expert_of
 from tasks.gymnasium_family import GymnasiumFamily
 from teacher.noise_expert import NoiseConfig, noise_expert
 from teacher.posterior_sampling import PosteriorConfig, posterior_sampling
@@ -38,7 +39,7 @@ def make(style, indices=(5,), **kwargs):
     return make_sources([style], SECTIONS, {})[style](job_of(ROOM, indices, **kwargs))
 
 
-ROOM_STYLES = [style for style in SOURCES if "ucb" not in style]
+ROOM_STYLES = [style for style in SOURCES if "ucb" not in style and style != "noise_controller"]
 
 
 @pytest.mark.parametrize("style", ROOM_STYLES)
@@ -136,6 +137,27 @@ def test_batched_ppo_is_for_discrete_actions():
     family = GymnasiumFamily("Pendulum-v1", episode_len=15)
     with pytest.raises(SourceError, match="needs Discrete actions"):
         ppo_batched(job_of(family, (0,)))
+
+
+class Steered(DarkRoomFamily):
+    """One who acts well in it is known, whose actions need not be optimal."""
+
+    def controller(self, tasks):
+        return expert_of(self, tasks)
+
+    def optimal_actions_by_index(self, indices, observations, rng=None):
+        return super().optimal_actions_by_index(indices, observations)
+
+
+def test_a_controller_makes_histories_as_an_expert_does():
+    steered = Steered(size=4, horizon=5)
+    job = job_of(steered, (5, 14), n_regions=6)
+    made = make_sources(["noise_controller"], SECTIONS, {})["noise_controller"](job)
+    for history, expected in zip(made, noise_expert(job), strict=True):
+        for name in FIELDS:
+            assert (getattr(history, name) == getattr(expected, name)).all()
+    with pytest.raises(FamilyError, match=r"no controller\(tasks\)"):
+        make_sources(["noise_controller"], SECTIONS, {})["noise_controller"](job_of(ROOM, (5,)))
 
 
 def test_noise_expert_goes_from_random_to_optimal():
