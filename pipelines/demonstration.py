@@ -31,6 +31,10 @@ from reports.film import captioned, grid_pictures, smaller, write_gif
 from reports.terminal import LEGEND, bar, beside, moments, room, steps
 from tasks.family import Task, TaskFamily
 
+NO_FILM = (
+    "\nno film: environments draw no pictures here, or lack what they draw with\n"
+    "(gymnasium's classic ones: pip install '.[film]')"
+)
 BAR_WIDTH = 40
 REST = 6  # frames a film stands still after an episode
 MOST_FRAMES = 80  # of an episode in the film
@@ -89,7 +93,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
         write_gif(Path(arguments.gif), film(kept))
         console.print(f"\nfilm: {arguments.gif}")
     else:
-        console.print("\nno film: environments draw no pictures here, or lack what they draw with")
+        console.print(NO_FILM)
 
 
 def _task(actor: Actor, number: int | None) -> Task:
