@@ -37,7 +37,7 @@ def fresh_reconstruction(
         `ReconstructionHead.loss` scores fields, and `reconstruction_accuracy`, the mean over
         observations, actions and next observations; None where one is not of classes.
     """
-    config, parts = student.config, student.config.student_parts
+    parts = student.config.student_parts
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def fresh_reconstruction(
             n_latents=parts.compressor.n_latents,
             d_model=parts.model.d_model,
             n_heads=parts.model.n_heads,
-            region_len=config.region_len,
+            region_len=student.longest_region,
         ).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=updates)
