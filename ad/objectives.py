@@ -297,6 +297,12 @@ class ActionObjective(StagedObjective):
             module.requires_grad_(False)
 
     @property
+    def companions(self) -> tuple[InContextModel, ...]:
+        """The teacher, if there is one."""
+        teacher = self._hidden[0]
+        return () if teacher is None else (teacher,)
+
+    @property
     def n_context_regions(self) -> int:
         """Previous regions a row of a batch must bring: the student's, or more of the teacher."""
         teacher = self._hidden[0]

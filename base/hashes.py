@@ -100,6 +100,7 @@ def _hash_of_version(path: Path, *_: int) -> str:
 
 def signed(content: Mapping[str, Any]) -> dict[str, Any]:
     """JSON values with a hash of themselves as `checksum`, for `is_signed`."""
+    content = {key: value for key, value in content.items() if key != "checksum"}
     return {**content, "checksum": _checksum(content)}
 
 

@@ -31,18 +31,22 @@ class CodeProjection(nn.Module):
         self.up = nn.Sequential(nn.Linear(width, d_model), nn.LayerNorm(d_model))
 
 
-def code_use(indices: Tensor, n_codes: int) -> dict[str, Tensor]:
+def code_use(indices: Tensor, n_codes: int, shown: Tensor | None = None) -> dict[str, Tensor]:
     """Return how evenly a batch uses a codebook.
 
     Args:
         indices: Codes chosen, of any shape.
         n_codes: Size of the codebook.
+        shown: Which of them count, of a shape that fits theirs; None for all.
 
     Returns:
         `codebook_perplexity`, exp(entropy) of the shares, 1 ... n_codes; `codebook_use`, the share
         of codes chosen at all. A batch of few codes bounds both.
     """
-    counts = torch.bincount(indices.flatten(), minlength=n_codes).float()
+    every = torch.ones_like(indices, dtype=torch.float)
+    weights = every if shown is None else every * shown
+    none = every.new_zeros(n_codes)
+    counts = none.scatter_add(0, indices.flatten().long(), weights.flatten())
     shares = counts / counts.sum().clamp_min(1)
     return {
         "codebook_perplexity": torch.special.entr(shares).sum().exp(),

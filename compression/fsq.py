@@ -59,10 +59,9 @@ class FiniteScalars(Bottleneck):
         with torch.autocast(device, enabled=False):
             code, _ = self.quantize(self.code.down(latents.values.float()))  # (B, M, G x N)
             indices = self.quantize.codes_to_indices(code.unflatten(-1, (self.n_groups, -1)))
-        used = indices if latents.mask is None else indices[latents.mask]
         return latents.replaced(
             self.code.up(code.to(latents.values)),
-            metrics=code_use(used.detach(), self.n_codes),
+            metrics=code_use(indices.detach(), self.n_codes, latents.shown[..., None]),
             bits=latents.n_shown * self.n_groups * math.log2(self.n_codes),
             codes=indices.long(),
         )

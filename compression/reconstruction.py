@@ -170,5 +170,5 @@ def _field_loss(spec: FieldSpec, outputs: Tensor, values: Tensor) -> tuple[Tenso
             logits.flatten(0, 1), indices[..., i].flatten(), reduction="none"
         )
         loss = loss + cross_entropy.view(loss.shape) / len(spec.n_classes)
-        right &= logits.argmax(-1) == indices[..., i]
+        right = right & (logits.argmax(-1) == indices[..., i])
     return loss, right.float()

@@ -238,6 +238,8 @@ class RunConfig:
         run_dir: Where everything of the run goes.
         seed: Training seed of a stage that is run by itself.
         seeds: Training seeds of `pipelines.run`; `pipelines.compare` takes all it finds.
+        stack_seeds: Whether `pipelines.run` trains all training seeds of a method's stage as one
+            model; null does so where there is a GPU.
         method: Which method a training or evaluation stage is for.
         methods: Methods of `pipelines.run`.
         histories: An existing histories.h5 to use instead of collecting.
@@ -252,6 +254,7 @@ class RunConfig:
     seeds: Annotated[list[Annotated[int, AtLeast(0)]], NonEmpty(), Distinct()] = field(
         default_factory=lambda: [0]
     )
+    stack_seeds: bool | None = None
     method: Annotated[str, Choices(TRAINED + UNTRAINED)] = "student"
     methods: Annotated[
         list[Annotated[str, Choices(TRAINED + UNTRAINED)]], NonEmpty(), Distinct()
@@ -434,6 +437,7 @@ RUN_INDEPENDENT = (
     "run_dir",
     "seed",
     "seeds",
+    "stack_seeds",
     "method",
     "methods",
     "n_workers",

@@ -25,6 +25,11 @@ ActionStage = DistillConfig | FinetuneConfig | OnPolicyConfig
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    train(*prepare(config))
+
+
+def prepare(config: RunConfig) -> tuple[Run, Training]:
+    """Open the stage."""
     check_method(config, "distill", through("distill"))
     run = open_run(config, "distill")
     stage = config.distill
@@ -39,7 +44,7 @@ def main(config: RunConfig) -> None:
         frozen = stage.freeze_compressor and pretrained
         return action_objective(run, stage, model, freeze=frozen), model, []
 
-    train(run, Training("distill", build))
+    return run, Training("distill", build)
 
 
 def action_objective(

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.common import N_CODED_REGIONS, fitting_regions, open_run
+from pipelines.common import N_CODED_REGIONS, Run, fitting_regions, open_run
 from pipelines.config import RunConfig
 from pipelines.distill import action_objective
 from pipelines.fitting import Training, train
@@ -24,6 +24,11 @@ from pipelines.stages import check_method
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    train(*prepare(config))
+
+
+def prepare(config: RunConfig) -> tuple[Run, Training]:
+    """Open the stage."""
     check_method(config, "finetune", through("finetune"))
     run = open_run(config, "finetune")
     stage = config.finetune
@@ -35,12 +40,9 @@ def main(config: RunConfig) -> None:
         objective = action_objective(run, stage, model, freeze=False)
         return objective, model, model.compressor_parameters()
 
-    train(
-        run,
-        Training(
-            "finetune",
-            build,
-            slow_ratio=stage.compressor_lr_ratio,
-            validate_first=stage.keep_start,
-        ),
+    return run, Training(
+        "finetune",
+        build,
+        slow_ratio=stage.compressor_lr_ratio,
+        validate_first=stage.keep_start,
     )

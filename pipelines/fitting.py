@@ -1,4 +1,4 @@
-"""Running one training stage: fit, export the model with its card, mark as done."""
+"""Running a training stage, of one training seed or several as one: fit, save, mark as done."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from pipelines.models import policy_of
 from pipelines.stages import STAGES, StageError, own_config
 from tasks.family import Task
 from training.checkpoint import latest_checkpoint
-from training.loop import Batches, fit
+from training.loop import Batches, DivergedError, fit
 from training.metrics import training_bytes
 from training.run_dir import mark_done, stage_done
+from training.stacked import Member, StackError, fit_together
 
 
 def rollout_validation(run: Run, model: InContextModel) -> Callable[[], dict[str, float]]:
@@ -75,12 +76,92 @@ def train(run: Run, training: Training) -> None:
     The initial weights and the batches depend on the training seed, not on the method: what is
     compared at one seed differs by the method alone.
     """
+    begun = _begin(run, training)
+    if begun is None:
+        return
+    member, stage = begun.member, STAGES[training.stage]
+    result = fit(
+        member.objective,
+        member.batches,
+        stage.settings(run.config).optim,
+        member.stage_dir,
+        member.accelerator,
+        seed=member.seed,
+        validate=member.validate,
+        slow=member.slow,
+        **_alike(run, training),
+    )
+    _finish(begun, result)
+
+
+def train_together(stages: Sequence[tuple[Run, Training]]) -> None:
+    """Run one training stage of several training seeds as one model, those that are not done.
+
+    Where they cannot be one model, it says why and trains one after the other.
+
+    Raises:
+        UserError: As of `train`; one that diverges lets the others end first.
+    """
+    failures: list[DivergedError] = []
+    while stages:
+        begun = {i: b for i, each in enumerate(stages) if (b := _begin(*each)) is not None}
+        if not begun:
+            break
+        run, training = stages[0]
+        try:
+            results = fit_together(
+                [each.member for each in begun.values()],
+                STAGES[training.stage].settings(run.config).optim,
+                **_alike(run, training),
+            )
+        except StackError as error:
+            run.say(f"{training.stage}: seeds are trained one after the other, for {error}")
+            for run, training in stages:
+                train(run, training)
+            return
+        except DivergedError as error:
+            failures.append(error)
+            diverged = [i for i, b in begun.items() if b.member.stage_dir == error.stage_dir]
+            stages = [each for i, each in enumerate(stages) if i not in diverged]
+            continue
+        for each, result in zip(begun.values(), results, strict=True):
+            _finish(each, {**result, "trained_with": len(begun)})
+        break
+    if failures:
+        raise failures[0]
+
+
+@dataclass
+class _Begun:
+    """A training stage that has begun."""
+
+    run: Run
+    training: Training
+    model: InContextModel
+    member: Member
+    parents: dict[str, dict[str, Any]]
+    bytes: int
+    started: float
+
+
+def _alike(run: Run, training: Training) -> dict[str, Any]:
+    """Return what is the same for every training seed."""
+    optim = STAGES[training.stage].settings(run.config).optim
+    return {
+        "targets_per_update": optim.batch_size * run.config.region_len,
+        "validate_first": training.validate_first,
+        "slow_ratio": training.slow_ratio,
+    }
+
+
+def _begin(run: Run, training: Training) -> _Begun | None:
+    """Build everything that is fitted; None if the stage is done."""
     config, stage = run.config, STAGES[training.stage]
     stage_dir, inputs = run.folder(stage.name), run.inputs_of(stage.name)
     if stage_done(stage_dir, inputs):
         run.say(f"{stage_dir} is done")
-        return
-    started, optim = time.perf_counter(), stage.settings(config).optim
+        return None
+    started = time.perf_counter()
     parents = run.parents(stage.name)
     _check_unfinished(stage_dir, inputs, run)
     torch.manual_seed(derive(config.seed, "weights"))
@@ -90,48 +171,52 @@ def train(run: Run, training: Training) -> None:
         batches = training.batches(objective, model)
     else:
         batches = _recorded(run, training, objective, model)
-    if config.trackers:
+    if config.trackers and not run.accelerator.trackers:
         name = "/".join(stage_dir.parts[-2:])
         run.accelerator.init_trackers(f"seed_{config.seed}/{name}")
     objective.train()
     memory = training_bytes(objective, batches(0, 0))
     own = training.validate
     validate = rollout_validation(run, model) if own is None else own(run, objective)
-    result = fit(
+    member = Member(
         objective,
         batches,
-        optim,
         stage_dir,
         run.accelerator,
-        seed=derive(config.seed, "updates", stage.name),
-        targets_per_update=optim.batch_size * config.region_len,
-        validate=validate,
-        validate_first=training.validate_first,
-        slow=slow,
-        slow_ratio=training.slow_ratio,
+        derive(config.seed, "updates", stage.name),
+        validate,
+        tuple(slow),
     )
+    return _Begun(run, training, model, member, parents, memory, started)
+
+
+def _finish(begun: _Begun, result: dict[str, Any]) -> None:
+    """Save the model and mark the stage as done."""
+    run, model, stage = begun.run, begun.model, STAGES[begun.training.stage]
+    stage_dir, seconds = begun.member.stage_dir, time.perf_counter() - begun.started
+    seconds /= result.get("trained_with", 1)
     for tracker in run.accelerator.trackers:  # end_training() would part the processes for good
         tracker.finish()
     if run.accelerator.is_main_process:
         folder = stage_dir / "model"
         model.save_pretrained(str(folder))
-        write_text(folder / "README.md", model_card(run, training.stage, model, result))
+        write_text(folder / "README.md", model_card(run, stage.name, model, result))
         mark_done(
             stage_dir,
             stage.name,
-            inputs,
-            seconds=time.perf_counter() - started,
+            run.inputs_of(stage.name),
+            seconds=seconds,
             results=stage.results,
-            parents={name: meta["inputs"] for name, meta in parents.items()},
+            parents={name: meta["inputs"] for name, meta in begun.parents.items()},
             split_identity=run.split.identity,
-            train_peak_mb=memory / 2**20,
+            train_peak_mb=begun.bytes / 2**20,
             n_parameters=sum(p.numel() for p in model.parameters()),
             n_parameters_acting=model.n_acting_parameters,
             processes=run.accelerator.num_processes,
             result=result,
         )
     run.accelerator.wait_for_everyone()
-    run.say(f"{stage_dir} finished in {time.perf_counter() - started:.0f} s")
+    run.say(f"{stage_dir} finished in {seconds:.0f} s")
 
 
 def _recorded(run: Run, training: Training, objective: Any, model: InContextModel) -> Batches:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,53 @@ class PlannedStage:
         config = replace(self.config, run_dir=run_dir) if run_dir else self.config
         with lock_scope():
             importlib.import_module(f"pipelines.{self.module}").main(config)
+
+
+@dataclass(frozen=True)
+class StackedStage:
+    """One training stage of several training seeds, trained as one model.
+
+    Attributes:
+        name: Unique in a run, also the name of its log.
+        stages: One per training seed.
+        after: Names of the stages that must be done before.
+    """
+
+    name: str
+    stages: tuple[PlannedStage, ...]
+    after: tuple[str, ...]
+
+    def run(self) -> None:
+        """Run it in this process."""
+        from pipelines.fitting import train_together  # late: planning trains nothing
+
+        module = importlib.import_module(f"pipelines.{self.stages[0].module}")
+        with lock_scope():
+            train_together([module.prepare(stage.config) for stage in self.stages])
+
+
+def stacked(stages: Sequence[PlannedStage]) -> list[PlannedStage | StackedStage]:
+    """Return stages in which those that training seeds can share are one."""
+    groups: dict[tuple[str, str], list[PlannedStage]] = {}
+    for stage in stages:
+        if STAGES[stage.module].stacks:
+            groups.setdefault((stage.module, stage.config.method), []).append(stage)
+    names: dict[str, str] = {}
+    for (module, method), group in groups.items():
+        if len(group) > 1:
+            seeds = "_".join(str(stage.config.seed) for stage in group)
+            names |= {stage.name: f"seeds_{seeds}/{method}/{module}" for stage in group}
+    found: dict[str, PlannedStage | StackedStage] = {}
+    for stage in stages:
+        group = groups.get((stage.module, stage.config.method), [stage])
+        group = group if stage.name in names else [stage]
+        after = tuple(dict.fromkeys(names.get(n, n) for s in group for n in s.after))
+        if stage.name in names:
+            name = names[stage.name]
+            found.setdefault(name, StackedStage(name, tuple(group), after))
+        else:
+            found[stage.name] = replace(stage, after=after)
+    return list(found.values())
 
 
 def plan(config: RunConfig) -> list[PlannedStage]:

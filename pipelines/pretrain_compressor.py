@@ -29,6 +29,11 @@ from pipelines.stages import StageError, check_method, own_config
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    train(*prepare(config))
+
+
+def prepare(config: RunConfig) -> tuple[Run, Training]:
+    """Open the stage."""
     check_method(config, "pretrain_compressor", through("pretrain_compressor"))
     run = open_run(config, "pretrain_compressor")
     kind = own_config(config).compressor.kind
@@ -52,9 +57,8 @@ def main(config: RunConfig) -> None:
         batch = source(run, "validation", 512, 1, first_region=first_region)(0)
         return lambda: validation_scores(objective, batch)
 
-    train(
-        run,
-        Training("pretrain_compressor", build, validate=validation, first_region=first_region),
+    return run, Training(
+        "pretrain_compressor", build, validate=validation, first_region=first_region
     )
 
 

@@ -20,7 +20,7 @@ import torch
 
 from pipelines.common import open_run
 from pipelines.config import RunConfig
-from pipelines.plan import PlannedStage, plan
+from pipelines.plan import PlannedStage, StackedStage, plan, stacked
 from pipelines.stages import DATA_STAGES, StageError
 from training.jobs import Job, run_jobs
 
@@ -38,7 +38,8 @@ def main(config: RunConfig) -> None:
             stage.run()
         run.accelerator.wait_for_everyone()
     else:
-        results = run_jobs(_jobs(stages), _n_workers(config), Path(config.run_dir) / "logs")
+        jobs = _jobs(stacked(stages) if _stacks(config) else stages)
+        results = run_jobs(jobs, _n_workers(config), Path(config.run_dir) / "logs")
         failed = [result.name for result in results if result.status != "finished"]
         if failed:
             raise StageError(
@@ -51,7 +52,12 @@ def main(config: RunConfig) -> None:
         compare.main(config)
 
 
-def _jobs(stages: Sequence[PlannedStage]) -> list[Job]:
+def _stacks(config: RunConfig) -> bool:
+    """Whether training seeds are trained as one model: what is set, else where there is a GPU."""
+    return torch.cuda.is_available() if config.stack_seeds is None else config.stack_seeds
+
+
+def _jobs(stages: Sequence[PlannedStage | StackedStage]) -> list[Job]:
     """Return a job for each stage, after those of its parents that are jobs too."""
     names = {stage.name for stage in stages}
     return [

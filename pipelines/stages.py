@@ -51,6 +51,8 @@ class Stage:
         batches: Of a training stage, what its batches are drawn for: two stages of one training
             seed and one purpose draw the same.
         results: Files in its directories that others read, as patterns.
+        stacks: Of a training stage, whether several training seeds can be trained as one model:
+            its module then has `prepare`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Stage:
     section: str = ""
     batches: str = ""
     results: tuple[str, ...] = ("model/config.json", "model/model.safetensors")
+    stacks: bool = False
 
     def job(self, config: RunConfig) -> str:
         """Return its name among the stages of a run."""
@@ -316,6 +319,7 @@ _ALL = (
         _training_parents("train_teacher"),
         section="train_teacher",
         batches="actions",
+        stacks=True,
     ),
     Stage(
         "pretrain_compressor",
@@ -329,6 +333,7 @@ _ALL = (
         wanted=_is_pretrained,
         section="pretrain",
         batches="regions",
+        stacks=True,
     ),
     Stage(
         "distill",
@@ -337,6 +342,7 @@ _ALL = (
         _training_parents("distill"),
         section="distill",
         batches="actions",
+        stacks=True,
     ),
     Stage(
         "finetune",
@@ -346,6 +352,7 @@ _ALL = (
         wanted=lambda config: config.finetune.enabled,
         section="finetune",
         batches="actions again",  # not those of distill once more
+        stacks=True,
     ),
     Stage(
         "policy_gradient",

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 from dataclasses import replace
 
 from ad.model import InContextModel
-from pipelines.common import fit_statistics, open_run
+from pipelines.common import Run, fit_statistics, open_run
 from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
 from pipelines.methods import through
@@ -25,6 +25,11 @@ from teacher.model import RawContextObjective
 
 def main(config: RunConfig) -> None:
     """Run the stage."""
+    train(*prepare(config))
+
+
+def prepare(config: RunConfig) -> tuple[Run, Training]:
+    """Open the stage."""
     check_method(config, "train_teacher", ("student", *through("train_teacher")))
     if config.method == "student":
         config = replace(config, method="teacher")
@@ -37,4 +42,4 @@ def main(config: RunConfig) -> None:
         smoothing = own_config(config).train_teacher.label_smoothing
         return RawContextObjective(model, smoothing, weights), model, []
 
-    train(run, Training("train_teacher", build))
+    return run, Training("train_teacher", build)

@@ -33,7 +33,15 @@ Validate = Callable[[], dict[str, float]]
 
 
 class DivergedError(UserError):
-    """A loss or gradient that is no number any more."""
+    """A loss or gradient that is no number any more.
+
+    Attributes:
+        stage_dir: Of the stage.
+    """
+
+    def __init__(self, message: str, stage_dir: Path | None = None) -> None:
+        super().__init__(message)
+        self.stage_dir = stage_dir
 
 
 def fit(
@@ -73,69 +81,147 @@ def fit(
         CheckpointError: The checkpoint to go on from is damaged or of another model.
         DivergedError: A metric is not finite; noticed when it is logged.
     """
-    stage_dir.mkdir(parents=True, exist_ok=True)
     optimizer = build_optimizer(objective, config, slow, slow_ratio)
     model, optimizer = accelerator.prepare(objective, optimizer)
-    log = StageLog(stage_dir / "log.csv", accelerator)
-    state: dict[str, Any] = {"seconds": 0.0, "busy": 0.0, "best_score": None, "best_step": None}
-    best: dict[str, Tensor] | None = None
-    start = 0
-    if (checkpoint := latest_checkpoint(stage_dir)) is not None:
-        state, best = load_checkpoint(checkpoint, objective, optimizer)
-        start = state["step"]
-        if start > config.updates:
-            raise CheckpointError(
-                f"{checkpoint} is of update {start}, but this stage has only {config.updates}; "
-                "delete this folder to start the stage anew."
-            )
-        accelerator.print(f"resuming {stage_dir} at update {start} of {config.updates}")
-    schedule = build_schedule(optimizer, config, start)
-    log.resume(start)
-    judge = None
-    if validate is not None:
-        judge = _Judge(validate, objective, accelerator, log, state, best)
-        if validate_first and start == 0:
-            judge(0)
-    for step in range(start, config.updates):
-        began, began_busy = time.perf_counter(), time.process_time()
+    course = Course(objective, optimizer, config, stage_dir, accelerator, validate)
+    schedule = build_schedule(optimizer, config, course.done)
+    if validate_first:
+        course.judge_start()
+    for step in range(course.done, config.updates):
+        clock = Clock()
         torch.manual_seed(derive(seed, "update", step, accelerator.process_index))
         objective.train()
-        if isinstance(objective, StagedObjective):
-            objective.progress = step / max(config.updates - 1, 1)
+        tell_progress(objective, step, config)
         metrics = _update(model, batches, step, config, accelerator, optimizer)
         schedule.step()
-        done = step + 1
-        due_log = done % config.log_every == 0 or done == config.updates
-        if due_log and accelerator.device.type != "cpu":
-            torch.accelerator.synchronize()  # what was only asked for until now counts too
-        state["seconds"] += time.perf_counter() - began
-        state["busy"] += time.process_time() - began_busy
-        log.add(metrics)
-        if due_log:
-            log.write(done, {"lr": float(schedule.get_last_lr()[0]), "seconds": state["seconds"]})
-            log.tell_pace(done, config.updates, state["seconds"])
+        clock.stop(course.due_log(step + 1) and accelerator.device.type != "cpu")
+        course.updated(step + 1, metrics, float(schedule.get_last_lr()[0]), clock)
+    return course.end(targets_per_update)
+
+
+def tell_progress(objective: nn.Module, step: int, config: OptimConfig) -> None:
+    """Tell a `StagedObjective` how much of its stage is over."""
+    if isinstance(objective, StagedObjective):
+        objective.progress = step / max(config.updates - 1, 1)
+
+
+class Clock:
+    """Seconds of one update, of the wall and of the processor."""
+
+    def __init__(self) -> None:
+        self.seconds, self.busy = -time.perf_counter(), -time.process_time()
+
+    def stop(self, wait: bool = False) -> None:
+        """Stop it, if so when the device has done what was only asked of it until now."""
+        if wait:
+            torch.accelerator.synchronize()
+        self.seconds += time.perf_counter()
+        self.busy += time.process_time()
+
+
+class Course:
+    """What a stage keeps besides what it trains: log, clock, best weights, checkpoints.
+
+    Args:
+        objective: What is trained; goes on from the latest checkpoint, if there is one.
+        optimizer: Its optimiser, likewise.
+        config: Updates and intervals.
+        stage_dir: Receives `checkpoints/` and `log.csv`.
+        accelerator: Processes, trackers.
+        validate: See `fit`.
+        told: Whether the pace is printed.
+
+    Attributes:
+        done: Updates that are over.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of another model.
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: OptimConfig,
+        stage_dir: Path,
+        accelerator: Accelerator,
+        validate: Validate | None,
+        *,
+        told: bool = True,
+    ) -> None:
+        stage_dir.mkdir(parents=True, exist_ok=True)
+        self.objective, self.optimizer, self.config = objective, optimizer, config
+        self.stage_dir, self.accelerator, self.told = stage_dir, accelerator, told
+        self.log = StageLog(stage_dir / "log.csv", accelerator)
+        self.state: dict[str, Any] = {"seconds": 0.0, "busy": 0.0}
+        self.state |= {"best_score": None, "best_step": None}
+        self.done = 0
+        best: dict[str, Tensor] | None = None
+        if (checkpoint := latest_checkpoint(stage_dir)) is not None:
+            self.state, best = load_checkpoint(checkpoint, objective, optimizer)
+            self.done = self.state["step"]
+            if self.done > config.updates:
+                raise CheckpointError(
+                    f"{checkpoint} is of update {self.done}, but this stage has only "
+                    f"{config.updates}; delete this folder to start the stage anew."
+                )
+            accelerator.print(f"resuming {stage_dir} at update {self.done} of {config.updates}")
+        self.log.resume(self.done)
+        self.judge = None
+        if validate is not None:
+            self.judge = _Judge(validate, objective, accelerator, self.log, self.state, best)
+
+    def judge_start(self) -> None:
+        """Let the weights the stage starts from compete for the best score."""
+        if self.judge is not None and self.done == 0:
+            self.judge(0)
+
+    def due_log(self, done: int) -> bool:
+        """Whether an update ends with a row of the log."""
+        return done % self.config.log_every == 0 or done == self.config.updates
+
+    def due_checkpoint(self, done: int) -> bool:
+        """Whether an update ends with a checkpoint."""
+        return done % self.config.checkpoint_every == 0 or done == self.config.updates
+
+    def updated(self, done: int, metrics: dict[str, Tensor], lr: float, clock: Clock) -> None:
+        """Log, validate and save what is due after update `done`."""
+        config, self.done = self.config, done
+        self.state["seconds"] += clock.seconds
+        self.state["busy"] += clock.busy
+        self.log.add(metrics)
+        if self.due_log(done):
+            self.log.write(done, {"lr": lr, "seconds": self.state["seconds"]})
+            if self.told:
+                self.log.tell_pace(done, config.updates, self.state["seconds"])
         due = config.validate_every and done % config.validate_every == 0
-        if judge is not None and (due or done == config.updates):
-            judge(done)
-        if done % config.checkpoint_every == 0 or done == config.updates:
-            if accelerator.is_main_process:
-                weights = judge.best if judge is not None else None
-                save_checkpoint(stage_dir, done, objective, optimizer, state, weights)
-            accelerator.wait_for_everyone()
-    if judge is not None and judge.best is not None:
-        objective.load_state_dict(judge.best)
-    objective.eval()
-    # On a CPU, processor time: what else the machine does must not decide which method is fast.
-    on_cpu = accelerator.device.type == "cpu"
-    pace = state["busy"] / torch.get_num_threads() if on_cpu else state["seconds"]
-    return {
-        "updates": config.updates,
-        "seconds": state["seconds"],
-        "targets_per_s": config.updates * targets_per_update / max(pace, 1e-9),
-        "best_step": state["best_step"],
-        "best_score": state["best_score"],
-        "final": log.last,
-    }
+        if self.judge is not None and (due or done == config.updates):
+            self.judge(done)
+        if self.due_checkpoint(done):
+            if self.accelerator.is_main_process:
+                weights = self.judge.best if self.judge is not None else None
+                save_checkpoint(
+                    self.stage_dir, done, self.objective, self.optimizer, self.state, weights
+                )
+            self.accelerator.wait_for_everyone()
+
+    def end(self, targets_per_update: int) -> dict[str, Any]:
+        """Take the best weights and return what `fit` returns."""
+        if self.judge is not None and self.judge.best is not None:
+            self.objective.load_state_dict(self.judge.best)
+        self.objective.eval()
+        # On a CPU, processor time: what else the machine does must not decide which method is fast.
+        on_cpu = self.accelerator.device.type == "cpu"
+        busy = self.state["busy"] / torch.get_num_threads()
+        pace = busy if on_cpu else self.state["seconds"]
+        return {
+            "updates": self.config.updates,
+            "seconds": self.state["seconds"],
+            "targets_per_s": self.config.updates * targets_per_update / max(pace, 1e-9),
+            "best_step": self.state["best_step"],
+            "best_score": self.state["best_score"],
+            "final": self.log.last,
+        }
 
 
 @dataclass
@@ -248,7 +334,8 @@ class StageLog:
         if lost := [f"{name} is {v}" for name, v in row.items() if not math.isfinite(v)]:
             raise DivergedError(
                 f"{self.path.parent} diverged before update {step}: {', '.join(lost)}; delete it "
-                "and try a smaller optim.learning_rate."
+                "and try a smaller optim.learning_rate.",
+                self.path.parent,
             )
         self.sums, self.count = {}, 0
 

@@ -61,6 +61,11 @@ class StagedObjective(nn.Module):
 
     progress: float = 0.0
 
+    @property
+    def companions(self) -> tuple[nn.Module, ...]:
+        """Modules that the loss reads and does not train, such as a teacher."""
+        return ()
+
 
 def annealed(first: float, last: float | None, progress: float) -> float:
     """Return what goes linearly from `first` to `last`, or stays at `first` where that is None."""

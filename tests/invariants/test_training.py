@@ -114,6 +114,14 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kill_at):
         assert same(state, states[1][index])
 
 
+def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    for kill_at in (3, 5):
+        with pytest.raises(KilledError):
+            run(tmp_path / "killed", kill_at=kill_at)
+    assert same(whole, run(tmp_path / "killed")[0])
+
+
 def test_an_interruption_while_a_checkpoint_is_written_loses_only_that_one(tmp_path):
     whole, _ = run(tmp_path / "whole")
     with pytest.raises(KilledError):

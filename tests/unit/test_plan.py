@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED
-from pipelines.plan import plan
+from pipelines.plan import StackedStage, plan, stacked
 from training.config import load_config
 
 CONFIG = """
@@ -172,3 +172,30 @@ def test_long_context_has_a_section_of_its_own(planned):
     assert inputs(before, "teacher/train_teacher") == inputs(changed, "teacher/train_teacher")
     name = "long_context/train_teacher"
     assert inputs(before, name) != inputs(changed, name)
+
+
+def test_training_stages_of_all_seeds_can_be_one_job_each(planned):
+    every = list(planned("seeds=[3,7]", "methods=[student, none]").values())
+    jobs = {job.name: job for job in stacked(every)}
+    trained = [job for job in jobs.values() if isinstance(job, StackedStage)]
+    assert {job.name for job in trained} == {
+        "seeds_3_7/teacher/train_teacher",
+        "seeds_3_7/student/pretrain_compressor",
+        "seeds_3_7/student/distill",
+        "seeds_3_7/student/finetune",
+        "seeds_3_7/none/distill",
+        "seeds_3_7/none/finetune",
+    }
+    assert [s.config.seed for s in jobs["seeds_3_7/student/distill"].stages] == [3, 7]
+    assert set(jobs["seeds_3_7/student/distill"].after) == {
+        "triples",
+        "seeds_3_7/teacher/train_teacher",
+        "seeds_3_7/student/pretrain_compressor",
+    }
+    assert "seeds_3_7/student/finetune" in jobs["seed_7/student/evaluate"].after
+    done = set()
+    for job in jobs.values():  # in an order in which they could run one by one
+        assert set(job.after) <= done
+        done.add(job.name)
+    alone = list(planned("methods=[student]").values())
+    assert stacked(alone) == alone
