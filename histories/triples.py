@@ -105,16 +105,13 @@ def build_triples(
         if present is not None:
             return TriplesSummary(out_dir, present, built=False)
         episode_len = family.episode_len if family else None
-        regions = {
-            part: _find_regions(reader, getattr(split, part), rule, styles, episode_len)
-            for part in SPLIT_PARTS
-        }
+        cut = _Cut(reader, rule, None if styles is None else frozenset(styles))
+        surveys = {part: _survey(cut, getattr(split, part), episode_len) for part in SPLIT_PARTS}
         if region_len is None:
-            region_len = max(int(part["length"].max(initial=1)) for part in regions.values())
-        for part in SPLIT_PARTS:
-            _build_part(reader, regions[part], region_len, out_dir / part, {**meta, "part": part})
-    n_rows = {part: len(regions[part]["task"]) for part in SPLIT_PARTS}
-    return TriplesSummary(out_dir, n_rows, built=True)
+            region_len = max(1, *(survey.longest for survey in surveys.values()))
+        for part, survey in surveys.items():
+            _build_part(cut, survey, region_len, out_dir / part, {**meta, "part": part})
+    return TriplesSummary(out_dir, {p: s.total for p, s in surveys.items()}, built=True)
 
 
 def _check_family(reader: HistoriesReader, family: TaskFamily) -> None:
@@ -168,108 +165,146 @@ def _resolve(
     return MarkerRule("fixed", region_len), region_len
 
 
-def _find_regions(
-    reader: HistoriesReader,
-    indices: Sequence[int],
-    rule: MarkerRule | None,
-    styles: Sequence[str] | None,
-    episode_len: int | None = None,
-) -> dict[str, np.ndarray]:
-    """Columns task, stream, region, start, length, style, source_seed of every region."""
-    columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("task", "stream", "region", "start", "length")
-    }
-    labels: dict[str, list[np.ndarray]] = {"style": [], "source_seed": []}
-    for index in indices:
-        arrays = reader.arrays(index, episode_len)
+@dataclass(frozen=True)
+class _Cut:
+    """Histories and how they are divided, a task at a time: all of them may not fit in memory."""
+
+    reader: HistoriesReader
+    rule: MarkerRule | None
+    styles: frozenset[str] | None
+
+    def regions(
+        self, index: int, episode_len: int | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """A task's arrays, and (n,) stream, region, start and length of each of its regions."""
+        arrays = self.reader.arrays(index, episode_len)
         markers = arrays["compress_markers"]
-        if rule is not None:
+        if (rule := self.rule) is not None:
             ended = arrays["terminated"] | arrays["truncated"]
             markers = markers_for(rule.name, ended, rule.region_len, rule.episodes_per_region)
+        found: dict[str, list[np.ndarray]] = {
+            name: [np.zeros(0, np.int64)] for name in ("stream", "region", "start", "length")
+        }
         for stream in range(len(markers)):
-            if styles is not None and arrays["style"][stream] not in styles:
-                continue
-            starts, lengths = region_bounds(markers[stream, : arrays["n_transitions"][stream]])
-            n_regions = len(starts)
-            values = (index, stream, np.arange(n_regions), starts, lengths)
-            for name, value in zip(columns, values, strict=True):
-                columns[name].append(np.broadcast_to(value, n_regions))
-            for name in labels:
-                labels[name].append(np.repeat(arrays[name][stream], n_regions))
-    if indices and not columns["task"]:
-        raise TriplesError(f"{reader.path} holds no history of styles {list(styles or ())}")
-    joined = {
-        name: np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int64)
-        for name, parts in columns.items()
-    }
-    joined["style"] = np.concatenate([*labels["style"], np.zeros(0, "U1")])
-    joined["source_seed"] = np.concatenate([*labels["source_seed"], np.zeros(0, np.int64)])
-    return joined
+            if self.styles is None or arrays["style"][stream] in self.styles:
+                starts, lengths = region_bounds(markers[stream, : arrays["n_transitions"][stream]])
+                n = len(starts)
+                values = (np.full(n, stream), np.arange(n), starts, lengths)
+                for name, value in zip(found, values, strict=True):
+                    found[name].append(value)
+        return arrays, {name: np.concatenate(each) for name, each in found.items()}
+
+
+@dataclass
+class _Survey:
+    """What must be known of a part before its table is written.
+
+    Attributes:
+        rows: Regions of each task.
+        longest: Transitions of the longest region.
+        styles: Who acted.
+    """
+
+    rows: dict[int, int]
+    longest: int
+    styles: set[str]
+
+    @property
+    def total(self) -> int:
+        """Regions of the part."""
+        return sum(self.rows.values())
+
+
+def _survey(cut: _Cut, indices: Sequence[int], episode_len: int | None) -> _Survey:
+    found = _Survey({}, 0, set())
+    for index in indices:
+        arrays, regions = cut.regions(index, episode_len)
+        found.rows[index] = len(regions["start"])
+        found.longest = max(found.longest, int(regions["length"].max(initial=0)))
+        found.styles |= set(arrays["style"][np.unique(regions["stream"])].tolist())
+    if indices and not found.total:
+        styles = list(cut.styles or ())
+        raise TriplesError(f"{cut.reader.path} holds no history of styles {styles}")
+    return found
 
 
 def _build_part(
-    reader: HistoriesReader,
-    regions: Mapping[str, np.ndarray],
-    region_len: int,
-    directory: Path,
-    meta: dict[str, Any],
+    cut: _Cut, survey: _Survey, region_len: int, directory: Path, meta: dict[str, Any]
 ) -> None:
-    longest = int(regions["length"].max(initial=0))
-    if longest > region_len:
+    reader = cut.reader
+    if survey.longest > region_len:
         raise TriplesError(
-            f"{reader.path} has a region of {longest} transitions, rows hold {region_len}; "
-            f"give region_len={longest} or more"
+            f"{reader.path} has a region of {survey.longest} transitions, rows hold {region_len}; "
+            f"give region_len={survey.longest} or more"
         )
-    style_names, style_codes = np.unique(regions["style"], return_inverse=True)
-    columns = _region_columns(reader, regions, region_len)
-    columns["task"] = regions["task"].astype(np.int32)
-    columns["stream"] = regions["stream"].astype(np.int32)
-    columns["region"] = regions["region"].astype(np.int32)
-    columns["style"] = style_codes.astype(np.int8)
-    columns["source_seed"] = regions["source_seed"]
-    tasks = [reader.task(int(index)) for index in np.unique(regions["task"])]
-    meta = {
-        **meta,
-        "region_len": region_len,
-        "style_names": style_names.tolist(),
-        "n_rows": len(regions["task"]),
-        "shapes": {name: columns[name].shape[1:] for name in REGION_FIELDS},
-        "dtypes": {name: columns[name].dtype.name for name in REGION_FIELDS},
-        "tasks": [
-            {"index": task.index, "name": task.name, "params": task.params} for task in tasks
-        ],
-    }
+    style_names = sorted(survey.styles)
     with atomic_dir(directory) as temporary:
+        columns = _new_columns(reader, survey.total, region_len, temporary)
+        first = 0
+        for index, n in survey.rows.items():
+            rows = {name: column[first : first + n] for name, column in columns.items()}
+            _fill(rows, cut, index, style_names)
+            first += n
+        tasks = [reader.task(index) for index in sorted(i for i, n in survey.rows.items() if n)]
+        meta = {
+            **meta,
+            "region_len": region_len,
+            "style_names": style_names,
+            "n_rows": survey.total,
+            "shapes": {name: columns[name].shape[1:] for name in REGION_FIELDS},
+            "dtypes": {name: columns[name].dtype.name for name in REGION_FIELDS},
+            "tasks": [
+                {"index": task.index, "name": task.name, "params": task.params} for task in tasks
+            ],
+        }
         _write_arrow(temporary / TABLE_NAME, columns)
+        for name in columns:
+            _column_file(temporary, name).unlink(missing_ok=True)
         (temporary / META_NAME).write_text(json.dumps(meta, indent=1))
 
 
-def _region_columns(
-    reader: HistoriesReader, regions: Mapping[str, np.ndarray], region_len: int
+def _column_file(directory: Path, name: str) -> Path:
+    return directory / f".{name}.column"
+
+
+def _new_columns(
+    reader: HistoriesReader, n_rows: int, region_len: int, directory: Path
 ) -> dict[str, np.ndarray]:
-    """Region fields `(N, L, ...)`, zero and mask False beyond a region's length."""
+    """Columns of zeros, each a file mapped into memory: a part may be larger than that."""
     spaces = (reader.observation_space, reader.action_space)
-    dtypes, shapes = field_dtypes(*spaces), field_shapes(*spaces)
-    n_rows = len(regions["task"])
-    columns = {
-        name: np.zeros((n_rows, region_len, *shapes[name]), dtypes[name])
-        for name in REGION_FIELDS
-        if name != "mask"
+    dtypes: dict[str, Any] = {**field_dtypes(*spaces), "mask": np.dtype(bool)}
+    shapes = {**field_shapes(*spaces), "mask": ()}
+    wanted = {n: ((n_rows, region_len, *shapes[n]), np.dtype(dtypes[n])) for n in REGION_FIELDS}
+    integers = {"task": "i4", "stream": "i4", "region": "i4", "style": "i1", "source_seed": "i8"}
+    wanted |= {name: ((n_rows,), np.dtype(kind)) for name, kind in integers.items()}
+    return {
+        name: np.memmap(_column_file(directory, name), dtype, "w+", shape=shape)
+        if np.prod(shape)  # nothing can be mapped of no bytes
+        else np.zeros(shape, dtype)
+        for name, (shape, dtype) in wanted.items()
     }
-    offsets = np.arange(region_len)
-    columns["mask"] = offsets < regions["length"][:, None]  # (N, L)
-    for index in np.unique(regions["task"]):
-        rows = np.flatnonzero(regions["task"] == index)
-        arrays = reader.arrays(int(index))
-        mask = columns["mask"][rows]  # (n, L)
-        times = np.where(mask, regions["start"][rows, None] + offsets, 0)
-        streams = regions["stream"][rows, None]
-        for name, column in columns.items():
-            if name != "mask":
-                values = arrays[name][streams, times]  # (n, L, ...)
-                values[~mask] = 0
-                column[rows] = values
-    return columns
+
+
+def _fill(
+    rows: Mapping[str, np.ndarray], cut: _Cut, index: int, style_names: Sequence[str]
+) -> None:
+    """Write a task's regions; zero and mask False beyond a region's length."""
+    arrays, regions = cut.regions(index)
+    offsets = np.arange(rows["mask"].shape[1])
+    mask = offsets < regions["length"][:, None]  # (n, L)
+    times = np.where(mask, regions["start"][:, None] + offsets, 0)
+    streams = regions["stream"]
+    for name in REGION_FIELDS:
+        values = mask
+        if name != "mask":
+            values = arrays[name][streams[:, None], times]  # (n, L, ...)
+            values[~mask] = 0
+        rows[name][:] = values
+    rows["task"][:] = index
+    rows["stream"][:] = streams
+    rows["region"][:] = regions["region"]
+    rows["style"][:] = np.searchsorted(style_names, arrays["style"])[streams]
+    rows["source_seed"][:] = arrays["source_seed"][streams]
 
 
 def _write_arrow(path: Path, columns: Mapping[str, np.ndarray]) -> None:

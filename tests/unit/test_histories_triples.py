@@ -2,12 +2,15 @@
 
 import dataclasses
 import shutil
+import tracemalloc
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
-from histories_data import SETTINGS, collect_small, small_family, small_split
+from histories_data import SETTINGS, WALK, collect_small, small_family, small_split
 
+from histories.collection import collect
 from histories.regions import MarkerRule, markers_for, region_bounds
 from histories.store import HistoryFileError, open_histories
 from histories.table import check_tables
@@ -50,6 +53,27 @@ def test_rows_of_a_stream_are_consecutive_and_regions_ascend(histories_path, tmp
     assert (table.task[first] == table.task).all()
     assert (table.stream[first] == table.stream).all()
     assert table.rows(max_region=1).tolist() == row[table.region <= 1].tolist()
+
+
+def test_tables_of_more_tasks_take_no_more_memory(tmp_path):
+    settings = dataclasses.replace(SETTINGS, n_streams=20, n_regions=40)
+    peaks = []
+    for size in (3, 6):  # 9 tasks, 36 tasks
+        family = DarkRoomFamily(size=size, horizon=5)
+        split = make_split(family.tasks(), seed=0, n_validation=1, n_test=1)
+        out = tmp_path / str(size)
+        path = collect(family, split, settings, out, {"walk": WALK}, progress=False).path
+        build_triples(path, out / "warm")  # imports
+        arrow = pa.total_allocated_bytes()
+        tracemalloc.start()
+        build_triples(path, out / "triples")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert pa.total_allocated_bytes() <= arrow
+        files = [p for p in (out / "triples").rglob("*") if p.is_file()]
+        assert {p.name for p in files} == {"regions.arrow", "meta.json"}
+    assert peaks[1] < 1.3 * peaks[0]
+    assert peaks[1] < max(p.stat().st_size for p in files) / 2
 
 
 def test_columns_are_views_of_the_mapped_file(histories_path, tmp_path):
