@@ -62,7 +62,10 @@ CASES = [
     ("TRPO", "discrete", {"batch_size": 16}),
     ("TQC", "continuous", SHORT),
     ("QRDQN", "discrete", SHORT),
+    ("RecurrentPPO", "axes", {"batch_size": 16, "n_epochs": 1}),
+    ("TRPO", "axes", {"batch_size": 16}),
 ]
+CONTRIB = ("TRPO", "TQC", "QRDQN", "RecurrentPPO")
 
 
 def learn(name, family, kwargs, rule="fixed", **job):
@@ -73,7 +76,7 @@ def learn(name, family, kwargs, rule="fixed", **job):
 
 @pytest.mark.parametrize(("name", "actions", "kwargs"), CASES)
 def test_every_recorded_transition_is_one_of_the_environment(name, actions, kwargs):
-    if name in ("TRPO", "TQC", "QRDQN") and importlib.util.find_spec("sb3_contrib") is None:
+    if name in CONTRIB and importlib.util.find_spec("sb3_contrib") is None:
         pytest.skip("sb3-contrib is not installed")
     family = FAMILIES[actions]
     history = learn(name, family, kwargs)
