@@ -36,11 +36,13 @@ smoke: $(STAMP)
 	.ci/smoke $(BIN)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	$(BIN)/python -m pytest -q -m 'not gpu and not machine'
 
-# Hostile configurations, files, families and compressors, and signals at random moments; minutes.
+# Hostile configurations, files, families and compressors, full disks, signals at random moments, lost machines: half an
+# hour. KEEP=file goes on where it was stopped.
 faults: $(STAMP)
-	$(BIN)/python -m tests.faults.run --seed $(SEED) --kills $(KILLS)
+	$(BIN)/python -m tests.faults.run --seed $(SEED) --kills $(KILLS) $(if $(KEEP),--keep $(KEEP))
+	$(BIN)/python -m pytest -q -m machine tests/faults
 
 check: $(STAMP)
 	$(BIN)/ruff check .

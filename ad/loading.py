@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from base.errors import UserError
+from base.hashes import check_checksums
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 WEIGHTS_NAME = "model.safetensors"
@@ -34,11 +35,13 @@ def load_pretrained(
         What `load` returns.
 
     Raises:
+        UserError: A file is not as its checksums.json says.
         ModelError: A file is missing or damaged, weights and config.json do not fit each other, a
             weight is no number, or config.json names a class of somebody's own.
     """
     if Path(path).is_dir() and not (Path(path) / WEIGHTS_NAME).is_file():
         raise ModelError(f"{path} has no {WEIGHTS_NAME}, and no other file of weights is read.")
+    check_checksums(path)
     told = kwargs.pop("output_loading_info", False)
     try:
         config = kwargs.pop("config", None)

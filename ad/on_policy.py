@@ -63,14 +63,16 @@ class RolloutsConfig:
         if self.n_rows % optim.batch_size or optim.batch_size % shares:
             raise ValueError(
                 f"optim.batch_size is {optim.batch_size}, but a rollout has {self.n_rows} rows "
-                f"(n_tasks x n_streams x n_regions), those of a stream together; give a divisor of "
-                f"{self.n_rows} that is a multiple of {shares}"
+                "(rollouts.n_tasks x n_streams x n_regions), those of a stream together; give a "
+                f"divisor of {self.n_rows} that is a multiple of {shares}"
             )
         updates = self.n_epochs * self.n_rows // optim.batch_size
         if optim.checkpoint_every % updates:
             raise ValueError(
                 f"optim.checkpoint_every is {optim.checkpoint_every}, but {updates} updates are "
-                f"made of one rollout, which no checkpoint holds; give a multiple of {updates}"
+                f"made of a rollout of {self.n_rows} rows (rollouts.n_tasks x n_streams x "
+                f"n_regions, n_epochs times), which no checkpoint holds; give a multiple of "
+                f"{updates}"
             )
         return updates
 

@@ -286,11 +286,22 @@ class CADStudent(InContextModel):
         if self.nested and self.training:
             latents = random_prefixes(latents)
         if present is None or not self.bottleneck.counts:
-            return self.bottleneck(latents)
+            return self._limited(latents, rows)
         shown = (latents.shown * present[:, None]).bool()
-        limited = self.bottleneck(replace(latents, mask=shown))
+        limited = self._limited(replace(latents, mask=shown), rows)
         # Whoever reads a row that stands for nothing does so unseen, but must find something.
         return replace(limited, mask=limited.shown.bool() | ~present[:, None])
+
+    def _limited(self, latents: Latents, rows: tuple[int, int, int]) -> Latents:
+        limited = self.bottleneck(latents)
+        check_latents(self.bottleneck, limited, rows)
+        return limited
+
+    def _recalled(self, state: Any, n: int) -> Latents:
+        """What the memory shows in n rows: (n, `n_tokens`, D)."""
+        read = self.memory.read(state)
+        check_latents(self.memory, read, (n, self.memory.n_tokens, self.compressor.d_model))
+        return read
 
     def reconstruct(
         self, latents: Latents, regions: Regions, head: ReconstructionHead | None = None
@@ -369,7 +380,7 @@ class CADStudent(InContextModel):
         for k in range(self.n_context_regions):
             nearest = _at(every, places[:, k])
             state = self.memory.update(state, nearest, has_context[:, k])
-        shown = self.memory.read(state)
+        shown = self._recalled(state, len(places))
         if self.part_len:
             parts = _at(every, torch.arange(n_regions, len(present), device=present.device))
             n_steps = batch.query.mask.shape[1]
@@ -383,10 +394,14 @@ class CADStudent(InContextModel):
         return self.memory.placed(part) + self.unfinished
 
     def _begin(
-        self, memory: Any, decoder: DecoderState | None = None, part: Latents | None = None
+        self,
+        memory: Any,
+        n: int,
+        decoder: DecoderState | None = None,
+        part: Latents | None = None,
     ) -> StudentState:
-        """Begin a region, or the steps after a part of it, with what is read from now on."""
-        shown = self.memory.read(memory)
+        """Begin a region of n streams, or the steps after a part, with what is read from now on."""
+        shown = self._recalled(memory, n)
         at = 0 if decoder is None or part is None else decoder.at
         if self.part_len:
             shown = beside_part(shown, part, self._placed, self.compressor.n_latents)
@@ -394,7 +409,7 @@ class CADStudent(InContextModel):
 
     def start(self, n: int) -> StudentState:
         """Return n streams that have seen no region."""
-        return self._begin(self.memory.start(n))
+        return self._begin(self.memory.start(n), n)
 
     def step(self, steps: Steps, state: StudentState) -> Tensor:
         """Return action parameters (n, P) for the next step."""
@@ -411,7 +426,7 @@ class CADStudent(InContextModel):
 
     def remember_part(self, latents: Latents, state: StudentState) -> StudentState:
         """Show the latents (n, M, D) of a region being filled to the steps that follow."""
-        return self._begin(state.memory, state.decoder, latents)
+        return self._begin(state.memory, len(latents.values), state.decoder, latents)
 
     def remember(
         self, latents: Latents, state: StudentState, present: Tensor | None = None
@@ -420,7 +435,7 @@ class CADStudent(InContextModel):
         if present is None:
             present = latents.values.new_ones(len(latents.values), dtype=torch.bool)
         memory = self.memory.update(state.memory, latents, present)
-        return self._begin(memory, state.decoder)
+        return self._begin(memory, len(latents.values), state.decoder)
 
 
 def _at(latents: Latents, places: Tensor) -> Latents:

@@ -14,6 +14,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from base.errors import UserError
+
+CHECKSUMS_NAME = "checksums.json"
+"""In a folder that leaves a run: hashes of the files that are read from it."""
 HASH_VERSION = 2
 """Raised when the default of an existing key changes, or what is hashed: old hashes are void."""
 
@@ -96,6 +100,35 @@ def changed_file(folder: str | Path, hashes: Mapping[str, str]) -> str | None:
 def _hash_of_version(path: Path, *_: int) -> str:
     """`file_hash`, computed once as long as size, time and file stay the same."""
     return file_hash(path)
+
+
+def write_checksums(folder: str | Path, patterns: Iterable[str] = ("**/*",)) -> None:
+    """Write the hashes of files of a finished folder into it, for `check_checksums`."""
+    hashes = hashes_of(folder, patterns)
+    text = json.dumps(signed({"files": hashes}), indent=2) + "\n"
+    (Path(folder) / CHECKSUMS_NAME).write_text(text, encoding="utf-8")
+
+
+def check_checksums(folder: str | Path) -> None:
+    """Refuse a folder whose files are not those that it was written with, if it says which.
+
+    Raises:
+        UserError: Naming the file.
+    """
+    path = Path(folder) / CHECKSUMS_NAME
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        changed = None if is_signed(content) else CHECKSUMS_NAME
+        changed = changed or changed_file(folder, content["files"])
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        changed = CHECKSUMS_NAME
+    if changed:
+        raise UserError(
+            f"{Path(folder) / changed} is missing or not as it was written; bring the folder back, "
+            f"or delete its {CHECKSUMS_NAME} if it was changed on purpose."
+        )
 
 
 def signed(content: Mapping[str, Any]) -> dict[str, Any]:

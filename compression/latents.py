@@ -11,7 +11,7 @@ from base.errors import UserError
 
 
 class LatentsError(UserError):
-    """A compressor or bottleneck that returns something else than latents."""
+    """A compressor, bottleneck or memory that returns something else than latents."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Latents:
 
 
 def check_latents(module: nn.Module, latents: Latents, shape: tuple[int, int, int]) -> None:
-    """Refuse what a compressor of somebody's own returns, if it is not what it should be.
+    """Refuse what a part of somebody's own returns, if it is not what it should be.
 
     Args:
         module: Whose latents they are.
@@ -101,7 +101,7 @@ def check_latents(module: nn.Module, latents: Latents, shape: tuple[int, int, in
     found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
     if found != shape:
         raise LatentsError(
-            f"{name} must return latents of shape {shape} (batch, n_latents, d_model), got {found}."
+            f"{name} must return latents of shape {shape} (batch, latents, d_model), got {found}."
         )
     if not values.is_floating_point():
         raise LatentsError(f"{name} must return latents of real numbers, got {values.dtype}.")

@@ -155,6 +155,7 @@ class Completion:
         played = replay(self.family, task, fields["actions"][:n])
         self._compare(played, {name: array[:n] for name, array in fields.items()})
         if complete:
+            self._check_following(played, fields)
             self._tell(f"replayed: up to {CHECKED_STREAMS} streams of a task met every record")
             return None
         return played
@@ -183,6 +184,24 @@ class Completion:
                     f"the file and {own[stream, step]} in the family's environment; give the "
                     "family that the histories are of, or import_histories.replay=false"
                 )
+
+    def _check_following(self, played: Replayed, fields: Mapping[str, np.ndarray]) -> None:
+        """Next observations are what the replay saw, and in all streams what is observed next."""
+        recorded = fields["next_observations"]
+        ended = fields["terminated"] | fields["truncated"]
+        n = len(played.rewards)
+        wrong = np.zeros(ended.shape, dtype=bool)
+        wrong[:n] = steps_that_differ(played.next_observations, recorded[:n])
+        wrong[:, :-1] |= _breaks(fields) & ~ended[:, :-1]  # pyright: ignore
+        if self.config.terminal == "recorded":
+            wrong &= ~ended
+        if wrong.any():
+            stream, step = np.argwhere(wrong)[0]
+            raise ImportHistoriesError(
+                f"the next observation of stream {stream}, step {step} is "
+                f"{recorded[stream, step]}, which is not what followed; the file contradicts "
+                "itself (import_histories.replay=false takes it as it is)"
+            )
 
     def _ends(
         self, fields: Mapping[str, np.ndarray], played: Replayed | None

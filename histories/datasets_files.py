@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from histories.episodes import STEP_FIELDS, Episode, episodes_of, streams_of
-from histories.foreign import Foreign, ImportHistoriesError, runs_of_equals
+from histories.foreign import Foreign, ImportHistoriesError, runs_of_equals, unreadable_as_refusal
 from histories.store import HistoriesReader
 from tasks.splits import SPLIT_PARTS
 
@@ -73,19 +73,21 @@ def read_datasets(path: Path) -> Iterator[Foreign]:
     """A folder that `write_datasets` wrote, or one of the same columns."""
     from datasets import Dataset, DatasetDict, load_from_disk
 
-    try:
+    with unreadable_as_refusal(f"{path} by datasets.load_from_disk"):
         loaded = load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ImportHistoriesError(
-            f"{path} is no folder that datasets.load_from_disk opens: {error}"
-        ) from error
     parts: dict[Any, Dataset] = (
         dict(loaded.items()) if isinstance(loaded, DatasetDict) else {"": loaded}
     )
     for dataset in parts.values():
         if missing := [n for n in (*LABELS, *LISTS) if n not in dataset.column_names]:
             raise ImportHistoriesError(f"{path} lacks the columns {', '.join(missing)}")
-        yield from _groups(dataset)
+        groups = _groups(dataset)
+        while True:
+            with unreadable_as_refusal(path):
+                group = next(groups, None)
+            if group is None:
+                break
+            yield group
 
 
 def _groups(dataset: Any) -> Iterator[Foreign]:

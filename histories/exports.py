@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from base.errors import UserError
 from base.files import atomic_dir
+from base.hashes import write_checksums
 from base.ranges import PathText
 from histories.datasets_files import write_datasets
 from histories.minari_files import write_minari
@@ -58,3 +59,4 @@ def export_histories(
             write_minari(reader, folder, spec_of)
         else:
             write_datasets(reader, folder)
+        write_checksums(folder)

@@ -6,6 +6,7 @@ own is named by import path. What is missing in a group is filled in by completi
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,25 +138,45 @@ def _plain(value: Any) -> Any:
 
 
 def _read_groups(path: Path) -> Iterator[Foreign]:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
+    if not path.is_file() or not h5py.is_hdf5(path):
         raise ImportHistoriesError(
-            f"{path} is no HDF5 file, or is damaged ({error}); name another import_histories.source"
-        ) from error
+            f"{path} is no HDF5 file; name another import_histories.source, or its "
+            "import_histories.format"
+        )
+    with unreadable_as_refusal(path):
+        file = h5py.File(path, "r")
     with file:
         groups: list[str] = []
-        file.visititems(lambda name, item: groups.append(name) if _holds_streams(item) else None)
+        with unreadable_as_refusal(path):
+            file.visititems(lambda name, it: groups.append(name) if _holds_streams(it) else None)
         if not groups:
             raise ImportHistoriesError(
                 f"{path} holds no group with states, actions and rewards; found "
                 f"{', '.join(list(file)[:5]) or 'nothing'} (import_histories.format may be another)"
             )
         for name in sorted(groups, key=_in_order):
-            try:
-                yield _read_group(path, name, file[name])
-            except OSError as error:
-                raise ImportHistoriesError(f"{path}, group {name}: damaged ({error})") from error
+            with unreadable_as_refusal(f"{path}, group {name}"):
+                read = _read_group(path, name, file[name])
+            yield read
+
+
+@contextmanager
+def unreadable_as_refusal(where: Any) -> Iterator[None]:
+    """Tell in one sentence what a library says of a file that it cannot read.
+
+    Raises:
+        ImportHistoriesError: Instead of whatever the library raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # libraries have no one class for what is damaged
+        told = " ".join(str(error).split()).partition(", errno")[0][:200]
+        raise ImportHistoriesError(
+            f"{where} cannot be read, or is damaged ({told or type(error).__name__}); name another "
+            "import_histories.source"
+        ) from error
 
 
 def _holds_streams(item: Any) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from base.hashes import config_hash, content_hash
+from base.hashes import check_checksums, config_hash, content_hash
 from histories.completion import Completion, ImportConfig
 from histories.foreign import ImportHistoriesError, reader_of
 from histories.regions import MarkerRule
@@ -72,6 +72,7 @@ def import_histories(
             f"import_histories.source is {config.source!r}, which does not exist; name the file or "
             "folder to import"
         )
+    check_checksums(source)
     made_from = {
         "family": dict(family_settings),
         "split": split.identity,

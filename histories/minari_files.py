@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Text, Tuple
 
 from histories.episodes import Episode, episodes_of, streams_of
-from histories.foreign import Foreign, ImportHistoriesError
+from histories.foreign import Foreign, ImportHistoriesError, unreadable_as_refusal
 from histories.store import HistoriesReader
 from tasks.family import Task
 
@@ -34,13 +34,9 @@ def read_minari(path: Path) -> Iterator[Foreign]:
     for folder in found:
         where = folder.parent.relative_to(path).as_posix()
         name = path.name if where == "." else where
-        try:
+        with unreadable_as_refusal(f"{folder} (Minari)"):
             dataset: Any = minari.MinariDataset(folder)
             episodes = list(_episodes(name, dataset))
-        except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
-            if isinstance(error, ImportHistoriesError):
-                raise
-            raise ImportHistoriesError(f"{folder} cannot be read by Minari: {error}") from error
         own: dict[str, Any] = dataset.storage.metadata.get(OUR_TASK) or {}
         attributes = {"params": json.dumps(own["params"])} if own else {}
         yield from streams_of(name, episodes, attributes)

@@ -34,6 +34,8 @@ from tasks.splits import Split
 FORMAT = "cad-histories"
 PART_FORMAT = "cad-history-part"
 RANDOM_STYLE = "random"
+_STORED: Any = {"compression": "lzf", "shuffle": True, "fletcher32": True}
+"""How fields lie in files: with checksums, so that a flipped bit is an error and no other value."""
 
 
 class HistoryFileError(UserError):
@@ -56,7 +58,7 @@ def write_part(path: Path, history: History, fingerprint: str) -> None:
         file.attrs["source_seed"] = history.source_seed
         file.attrs["settings"] = json.dumps(history.settings)
         for name in FIELDS:
-            file.create_dataset(name, data=getattr(history, name), compression="lzf", shuffle=True)
+            file.create_dataset(name, data=getattr(history, name), **_STORED)
 
 
 def part_fingerprint(path: Path) -> str | None:
@@ -146,15 +148,15 @@ def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
     longest = max(history.n_transitions for history in histories)
     for name in FIELDS:
         data = np.concatenate([_filled_up(getattr(each, name), longest) for each in histories])
-        group.create_dataset(name, data=data, compression="lzf", shuffle=True)
+        group.create_dataset(name, data=data, **_STORED)
     styles = [history.style for history in histories for _ in range(history.n_streams)]
     seeds = [history.source_seed for history in histories for _ in range(history.n_streams)]
     group.create_dataset("style", data=np.array(styles, dtype=h5py.string_dtype()))
-    group.create_dataset("source_seed", data=np.array(seeds, dtype=np.int64))
+    group.create_dataset("source_seed", data=np.array(seeds, dtype=np.int64), fletcher32=True)
     lengths = np.repeat(
         [each.n_transitions for each in histories], [len(each.rewards) for each in histories]
     )
-    group.create_dataset("n_transitions", data=lengths)
+    group.create_dataset("n_transitions", data=lengths, fletcher32=True)
     sources = [
         {"style": history.style, "source_seed": history.source_seed, **history.settings}
         for history in histories

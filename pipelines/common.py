@@ -216,6 +216,8 @@ def histories_file(config: RunConfig) -> Path:
             f"{path} is no file; give histories=data/mine.h5, or the run_dir of a run whose "
             "pipelines.collect is done."
         )
+    if not config.histories and (meta := read_meta(path.parent)):
+        check_files(path.parent, meta)
     return path
 
 
@@ -332,7 +334,7 @@ def check_models(run: Run, methods: Sequence[str]) -> None:
 
 
 def _try_out(run: Run) -> None:
-    """Let a student with parts of somebody's own compress two regions, one of them short.
+    """Let a student with parts of somebody's own remember two regions, one of them short.
 
     Raises:
         StageError: A part fails, or what comes out is no finite number.
@@ -350,13 +352,15 @@ def _try_out(run: Run) -> None:
         try:
             with torch.no_grad():
                 latents = student.compress(regions)
+                remembered = student.remember(latents, student.start(2))
+                shown = student.memory.read(remembered.memory)
         except UserError:
             raise
         except Exception as error:
             raise StageError(
                 f"{kinds}: failed on a batch of two regions: {type(error).__name__}: {error}"
             ) from error
-    if not torch.isfinite(latents.values).all():
+    if not (torch.isfinite(latents.values).all() and torch.isfinite(shown.values).all()):
         raise StageError(f"{kinds}: latents of two regions hold what is no finite number.")
 
 

@@ -28,7 +28,7 @@ from pipelines.config import RunConfig
 from pipelines.plan import PlannedStage, plan
 from pipelines.store import StageStore
 from pipelines.sweep import SweepConfig, lay_out, override
-from training.config import COMMAND_LINE, ConfigError, config_of, load_config
+from training.config import config_of, load_config_for
 from training.locks import lock_scope
 
 
@@ -148,10 +148,7 @@ def _read(name: str, config: ExperimentsConfig, file: Path) -> Experiment:
         settings["n_workers"] = config.n_workers
     overrides = [override(key, value) for key, value in settings.items()]
     kind = SweepConfig if run_or_sweep(str(found)) == SWEEP_CONFIG else RunConfig
-    try:
-        own = load_config(kind, found, overrides)
-    except ConfigError as error:  # overrides are those of a command line elsewhere
-        raise ExperimentsError(str(error).replace(COMMAND_LINE, f"{where}.settings", 1)) from None
+    own = load_config_for(kind, found, overrides, f"{where}.settings")
     return Experiment(name, str(found), own, tuple(entry.publish))
 
 

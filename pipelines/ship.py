@@ -1,7 +1,8 @@
 """Ship a run's student: copy the model that was evaluated to models/<name>/, with a card.
 
 Needs the comparison of the run. Writes config.json, model.safetensors, README.md (what it is, how
-good on which held-out tasks, how to load it) and config.yaml, the configuration that trained it.
+good on which held-out tasks, how to load it), config.yaml, the configuration that trained it, and
+checksums.json, by which whoever loads it notices a damaged file.
 `python -m pipelines.demo --model <folder>` then needs nothing of the run.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from ad.student import CADStudent
 from base.files import atomic_dir
+from base.hashes import write_checksums
 from pipelines.common import Run, open_run, split_settings
 from pipelines.config import RunConfig
 from pipelines.methods import through
@@ -29,6 +31,7 @@ from pipelines.models import load_student
 from pipelines.stages import StageError, check_method
 from tasks.family import Task
 
+LOADED = ("config.json", "model.safetensors")
 COLUMNS = {
     "mean": "normalised return (mean)",
     "interval_low": "95 % from",
@@ -70,15 +73,18 @@ def main(config: RunConfig) -> None:
         (folder / "config.yaml").write_text((run.root / "config.yaml").read_text())
         card = model_card(run, student, target, compared, metrics, returns)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_checksums(folder, LOADED)
     run.say(f"shipped {stage_dir / 'model'} to {target}")
 
 
 def _comparison_row(run: Run) -> dict[str, str]:
     path = run.root / "comparison" / "table.csv"
     rows = []
-    if path.is_file():
+    try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["method"] == run.config.method]
+            rows = [row for row in csv.DictReader(file) if row.get("method") == run.config.method]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        pass
     if not rows:
         raise StageError(
             f"{path} has no row of method={run.config.method}, and the card needs it; run "

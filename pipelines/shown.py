@@ -19,6 +19,7 @@ from tasks.family import FAMILIES, Task, TaskFamily, load_family
 from tasks.splits import SplitError, make_split
 from teacher.model import TeacherModelConfig, teacher_class
 from training.config import load_config
+from training.run_dir import check_files, read_meta
 
 CONFIG, MODEL_CONFIG, WEIGHTS = "config.yaml", "config.json", "model.safetensors"
 TARGETS = tuple(
@@ -104,6 +105,8 @@ def _of_run(root: Path, method: str, seed: int | None, folder: Path | None = Non
         act = record.act
         return Actor(record.title, family, tasks, lambda task: act(family, [task]))
     folder = folder or _last_model(root, config)
+    if meta := read_meta(folder.parent):
+        check_files(folder.parent, meta)
     model: Any = CADStudent
     if "train_teacher" in record.stages:
         model = teacher_class(own_config(config).teacher.target)

@@ -20,7 +20,7 @@ from pipelines.methods import TRAINED
 from pipelines.plan import PlannedStage, plan
 from pipelines.stages import STAGES
 from training.clusters import EXECUTORS
-from training.config import load_config
+from training.config import load_config_for
 
 MOST_CELLS = 10_000
 
@@ -159,7 +159,8 @@ def lay_out(config: SweepConfig, file: str | Path) -> Sweep:
     _check_keys(config, file)
     _check_count(config, axes, file)
     settings = _settings(config.settings)
-    shared = load_config(RunConfig, base_file, [override(k, v) for k, v in settings.items()])
+    overrides = [override(k, v) for k, v in settings.items()]
+    shared = load_config_for(RunConfig, base_file, overrides, f"{file}: settings")
     points = [
         _point(dict(zip(axes, labels, strict=True)), axes, config.methods, settings)
         for labels in itertools.product(*(tuple(values) for values in axes.values()))
@@ -170,7 +171,7 @@ def lay_out(config: SweepConfig, file: str | Path) -> Sweep:
         methods = override("methods", config.controls)
         base = Point({}, "cells/base", (*(override(k, v) for k, v in settings.items()), methods))
     cells = [
-        _cell(point, seed, root, base_file)
+        _cell(point, seed, root, base_file, f"{file}: grid, {point.folder}")
         for point in ([base] if base else []) + points
         for seed in config.seeds
     ]
@@ -313,11 +314,10 @@ def point_name(values: Mapping[str, Any]) -> str:
     return ",".join(part.replace("/", "-").replace(" ", "") for part in parts)
 
 
-def _cell(point: Point, seed: int, root: Path, base_file: Path) -> Cell:
+def _cell(point: Point, seed: int, root: Path, base_file: Path, where: str) -> Cell:
     run_dir = root / point.folder
-    seeds = override("seeds", [seed])
-    where = f"run_dir={json.dumps(str(run_dir))}"
-    config = load_config(RunConfig, base_file, [*point.overrides, seeds, where])
+    own = (override("seeds", [seed]), override("run_dir", str(run_dir)))
+    config = load_config_for(RunConfig, base_file, [*point.overrides, *own], where)
     stages = plan(config)
     if point.values:  # what tells of no method in particular stands with the controls
         stages = [s for s in stages if s.module != "cost"]

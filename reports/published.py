@@ -44,8 +44,14 @@ def published(page: Path) -> str:
     Raises:
         PublishedError: a file, row or column is missing, or a setting is not known.
     """
-    text = page.read_text(encoding="utf-8")
-    return BLOCK.sub(lambda block: _block(block, page), text)
+    return BLOCK.sub(lambda block: _block(block, page), _text(page))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PublishedError(f"{path} cannot be read as text: {error}") from error
 
 
 def _block(block: re.Match[str], page: Path) -> str:
@@ -54,16 +60,20 @@ def _block(block: re.Match[str], page: Path) -> str:
     path = page.parent / block["path"]
     if not path.is_file():
         raise PublishedError(f"{where}: there is no file {path}")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True)
         rows, names = list(reader), list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise PublishedError(f"{where}: {path} is no CSV file: {error}") from error
+    if not names or any(None in row or None in row.values() for row in rows):
+        raise PublishedError(f"{where}: {path} has rows of more or fewer columns than its first")
     key = names[0]
     by_key: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         by_key.setdefault(row[key], []).append(row)
     wanted = settings.get("rows", [])
     columns = settings.get("columns", names[1:])
-    known = {*names, *([INTERVAL] if "interval_low" in names else [])}
+    known = {*names, *([INTERVAL] if {"interval_low", "interval_high"} <= set(names) else [])}
     for kind, asked, held in (("row", wanted, by_key), ("column", columns, known)):
         missing = [name for name in asked if name not in held]
         if missing:
@@ -95,13 +105,16 @@ def _cell(row: Mapping[str, str], name: str) -> str:
     if name == INTERVAL:
         if not row["interval_low"]:
             return MISSING
-        low, high = (
-            number(float(row[f"interval_{end}"]), decimals or 0) for end in ("low", "high")
-        )
+        low, high = (_shown(row[f"interval_{end}"], decimals or 0) for end in ("low", "high"))
         return f"{low} … {high}"
     text = row[name]
     if not text:
         return "never" if name == "episodes_to_0.9" else MISSING
+    return _shown(text, decimals)
+
+
+def _shown(text: str, decimals: int | None) -> str:
+    """A number with its decimals; what is none, as it is."""
     try:
         value = float(text)
     except ValueError:
@@ -121,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made = {page: published(page) for page in options.pages}
     except UserError as error:
         parser.exit(2, f"{error}\n")
-    stale = [page for page, text in made.items() if page.read_text(encoding="utf-8") != text]
+    stale = [page for page, text in made.items() if _text(page) != text]
     if options.check and stale:
         names = " ".join(map(str, stale))
         parser.exit(2, f"not as their CSV files: run python -m reports.published {names}\n")

@@ -83,6 +83,7 @@ def check_family(family: TaskFamily) -> None:
     checked.facts()
     tasks = checked.tasks()
     some = some_of(tasks, N_PLAYED)
+    checked.bits()
     checked.references(some)
     checked.play(some)
 
@@ -170,6 +171,13 @@ class Contract:
                 best = self.call("optimal_return", task)
                 if best is not None and not _is_finite(best):
                     raise self.fail("optimal_return", "a finite number or None", best)
+
+    def bits(self) -> None:
+        """Check that the bits which name a task are a number of them, if the family states it."""
+        with self.of("bits"):
+            stated = getattr(self.family, "information_bits", None)
+            if stated is not None and not (_is_finite(stated) and stated >= 0):
+                raise self.fail("information_bits", "a finite number from 0", stated)
 
     def play(self, tasks: Sequence[Task]) -> None:
         """Check the vector environment by playing it at random."""

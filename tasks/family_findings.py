@@ -60,7 +60,8 @@ def look_at(family: TaskFamily, findings: Findings, *, by_source: bool = False) 
         return look
     findings.ok("family", f"{family.name}, episodes of at most {family.episode_len} steps")
     findings.ok("tasks", f"{len(tasks)}, numbered in order, parameters are JSON")
-    with findings.of("bits"):
+    contract.bits()
+    if not findings.failed("bits"):
         findings.ok("bits", f"{information_bits(family):.3g} name a task")
     some = some_of(tasks, N_TASKS)
     contract.references(some)

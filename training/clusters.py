@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from training.workers import (
 __all__ = ["EXECUTORS", "ClusterError", "RayPool", "SlurmPool", "make_pool"]
 
 POLL_SECONDS = 0.5
+QUEUE_SECONDS = 15.0  # between two looks at Slurm's queue
 RESULT_SECONDS = 15.0  # what a shared file system may need to show the result of a job that ended
 
 
@@ -231,6 +233,7 @@ class SlurmPool(InterruptiblePool):
             told = str(error).splitlines()[0]
             raise ClusterError(f"executor=slurm cannot be used: {told}") from None
         self.running: dict[str, _Submitted] = {}
+        self.queue = _Queue() if self.cluster == "slurm" else None
 
     @property
     def busy(self) -> bool:
@@ -276,7 +279,8 @@ class SlurmPool(InterruptiblePool):
     def _result(self, submitted: "_Submitted") -> JobResult | None:
         handle, seconds = submitted.handle, time.perf_counter() - submitted.clock
         name, own_log = submitted.job.name, handle.paths.stderr
-        if not handle.done():
+        if not self._has_ended(submitted):
+            submitted.ended = None  # it may have been queued again
             return None
         if self.cluster != "debug" and not handle.paths.result_pickle.exists():
             submitted.ended = submitted.ended or time.perf_counter()
@@ -292,6 +296,42 @@ class SlurmPool(InterruptiblePool):
             lines = [line for line in str(error).splitlines() if line.strip(" -")]
             cause = next((line for line in reversed(lines) if "Error" in line), str(error))
             return JobResult(name, "failed", seconds, error=cause.strip(), log=own_log)
+
+    def _has_ended(self, submitted: "_Submitted") -> bool:
+        """Whether there is a result, or Slurm has done with a job: its queue knows best.
+
+        `sacct`, which submitit asks, is not there on every cluster, and calls a job whose node has
+        failed done before it is queued again.
+        """
+        handle = submitted.handle
+        if self.queue is None or handle.paths.result_pickle.exists():
+            return handle.done()
+        queued = self.queue.holds(handle.job_id, submitted.clock)
+        return handle.done() if queued is None else not queued
+
+
+class _Queue:
+    """Ids of this user's jobs that Slurm has in its queue, running or waiting; asked for rarely."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] | None = None
+        self.asked = float("-inf")
+
+    def holds(self, job_id: str, since: float) -> bool | None:
+        """Whether a job submitted at a time is there; None where Slurm does not tell."""
+        if time.perf_counter() - self.asked > QUEUE_SECONDS:
+            self.ids, self.asked = self._ids(), time.perf_counter()
+        if self.ids is None:
+            return None
+        return self.asked < since or job_id in self.ids
+
+    def _ids(self) -> set[str] | None:
+        command = ["squeue", "--me", "--noheader", "--format=%i"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return set(done.stdout.split())
 
 
 @dataclass

@@ -64,6 +64,18 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
     return _Builder(cls, str(path), origins).build(cls, _resolve(tree, path), "")
 
 
+def load_config_for(cls: type[T], path: str | Path, overrides: Sequence[str], where: str) -> T:
+    """As `load_config`, with overrides that come from a file; `where` says from which.
+
+    Raises:
+        ConfigError: As `load_config`, naming `where` instead of the command line.
+    """
+    try:
+        return load_config(cls, path, overrides)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(COMMAND_LINE, where, 1)) from None
+
+
 def config_of(cls: type[T], values: Any, where: str) -> T:
     """Build a configuration from plain values, such as those of a JSON file.
 

@@ -6,329 +6,191 @@ made undisturbed; what is not its own stays as it was.
 """
 
 import importlib
-import json
-import pickle
 import random
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import histories.collection
 import training.loop
 from pipelines.config import RunConfig
 from tests.faults.configs import TINY
-from tests.faults.corpus import Case, tree
+from tests.faults.corpus import Case
+from tests.faults.damages import Subject, trials
 from training.config import load_config
 
 OPTIM = "{updates: 4, batch_size: 8, log_every: 2, validate_every: 2, checkpoint_every: 2}"
+OWN = """
+enabled: true, rollouts: {n_tasks: 2, n_streams: 2, n_regions: 2},
+optim: {updates: 2, batch_size: 8, log_every: 1, validate_every: 1, checkpoint_every: 1}
+"""
 SMALL = f"""
 train_teacher: {{optim: {OPTIM}}}
 pretrain: {{optim: {OPTIM}}}
 distill: {{optim: {OPTIM}, loss: {{alpha: 0.5, beta: 0.5}}}}
 finetune: {{optim: {OPTIM}}}
+policy_gradient: {{{OWN}}}
+on_policy: {{{OWN}}}
 validation: {{n_episodes: 2, n_seeds: 1}}
-evaluate: {{n_episodes: 4, n_seeds: 2, n_offline: 16, reading_updates: 2, final_episodes: 2}}
+evaluate:
+  n_episodes: 4
+  n_seeds: 2
+  n_offline: 16
+  reading_updates: 2
+  final_episodes: 2
+  recall_regions: [0, 2]
+  prompt_skills: [0.5]
+  prompt_episodes: 2
+probe: {{n_regions: 32, n_pairs: 1, n_seeds: 1, swap_after: 1, n_regions_after: 1, n_episodes: 5}}
 n_workers: 1
 """
 CHAIN = (
     *(("collect", "student"), ("build_triples", "student"), ("train_teacher", "teacher")),
     *(("pretrain_compressor", "student"), ("distill", "student"), ("finetune", "student")),
-    *(("evaluate", "student"), ("cost", "student")),
+    *(("policy_gradient", "student"), ("on_policy", "student"), ("evaluate", "student")),
+    *(("train_teacher", "dpt"), ("evaluate", "dpt"), ("cost", "student")),
 )
+FILE = "small.yaml"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage under test.
+def settings(copy: Path, *overrides: str) -> RunConfig:
+    """The configuration of a copied run: paths are hashed nowhere, so it is the same run."""
+    return load_config(RunConfig, copy / FILE, [f"run_dir={copy}", *overrides])
 
-    Attributes:
-        module: What runs it.
-        method: For which.
-        own: Folders it makes, taken out before.
-        reads: Files it reads, as patterns.
-        results: Files that must come out as before, as patterns.
-        resumes: Whether it goes on from a checkpoint.
-    """
 
-    module: str
-    method: str
-    own: tuple[str, ...]
-    reads: tuple[str, ...]
-    results: tuple[str, ...]
-    resumes: bool = False
+def running(module: str, method: str = "student") -> Callable[[Path], None]:
+    def run(copy: Path) -> None:
+        importlib.import_module(f"pipelines.{module}").main(settings(copy, f"method={method}"))
+
+    return run
+
+
+def stage(
+    name: str, folder: str, reads: tuple[str, ...], *, method: str = "student", **more: Any
+) -> Subject:
+    """A training stage, that must save the same weights."""
+    made = (f"{folder}/model/model.safetensors",)
+    run = running(name, method)
+    return Subject(f"{name} {method}", run, reads, own=(folder,), made=made, **more)
+
+
+def read_results(copy: Path) -> None:
+    from reports.cost import load_cost
+    from reports.result_files import load_run
+    from reports.training_logs import load_stage_logs
+
+    load_run(copy)
+    load_cost([copy])
+    load_stage_logs([copy])
+
+
+def read_model(copy: Path) -> None:
+    from ad.student import CADStudent
+
+    CADStudent.from_pretrained(str(copy / "seed_0/student/on_policy/model"))
 
 
 TRIPLES = ("triples/meta.json", "triples/*/meta.json", "triples/*/regions.arrow")
 MODEL = ("meta.json", "model/config.json", "model/model.safetensors")
-STAGES = (
-    Stage(
+
+
+def models(*folders: str) -> tuple[str, ...]:
+    return tuple(f"seed_0/{folder}/{name}" for folder in folders for name in MODEL)
+
+
+SUBJECTS = (
+    Subject(
+        "collect resumed",
+        running("collect"),
+        ("collect/parts/*", "collect/parts"),
+        writes=("collect",),
+        made=("collect/histories.h5", "collect/learning_curves.csv"),
+        origin="collecting",
+    ),
+    Subject(
         "build_triples",
-        "student",
-        ("triples",),
+        running("build_triples"),
         ("collect/histories.h5", "collect/meta.json", "config.yaml"),
-        ("triples/*/regions.arrow",),
+        own=("triples",),
+        made=("triples/*/regions.arrow",),
     ),
-    Stage(
-        "train_teacher",
-        "teacher",
-        ("seed_0/teacher",),
-        TRIPLES,
-        ("seed_0/teacher/model/model.safetensors",),
-    ),
-    Stage(
-        "train_teacher",
-        "teacher",
-        (),
-        (
-            "seed_0/teacher/checkpoints/*/*",
-            "seed_0/teacher/checkpoints",
-            "seed_0/teacher/inputs",
-            "seed_0/teacher/log.csv",
-        ),
-        ("seed_0/teacher/model/model.safetensors",),
-        resumes=True,
-    ),
-    Stage(
-        "distill",
-        "student",
-        ("seed_0/student/distill",),
+    stage("train_teacher", "seed_0/teacher", TRIPLES, method="teacher"),
+    Subject(
+        "train_teacher resumed",
+        running("train_teacher", "teacher"),
         tuple(
-            f"seed_0/{where}/{name}" for where in ("student/pretrain", "teacher") for name in MODEL
+            f"seed_0/teacher/{name}"
+            for name in ("checkpoints/*/*", "checkpoints", "inputs", "log.csv")
         ),
-        ("seed_0/student/distill/model/model.safetensors",),
+        writes=("seed_0/teacher",),
+        made=("seed_0/teacher/model/model.safetensors",),
+        origin="training",
     ),
-    Stage(
+    stage("train_teacher", "seed_0/dpt", TRIPLES[1:], method="dpt", draws=3),
+    stage("pretrain_compressor", "seed_0/student/pretrain", TRIPLES[1:], draws=3),
+    stage("distill", "seed_0/student/distill", models("student/pretrain", "teacher")),
+    stage("finetune", "seed_0/student/finetune", models("student/distill"), draws=5),
+    stage("policy_gradient", "seed_0/student/policy_gradient", models("student/finetune"), draws=5),
+    stage("on_policy", "seed_0/student/on_policy", models("student/policy_gradient"), draws=5),
+    Subject(
         "evaluate",
-        "student",
-        ("seed_0/evaluate",),
-        (*(f"seed_0/student/finetune/{name}" for name in MODEL), "triples/test/regions.arrow"),
-        ("seed_0/evaluate/*/eval_result.npy",),
+        running("evaluate"),
+        (*models("student/on_policy"), "triples/test/regions.arrow"),
+        own=("seed_0/evaluate",),
+        made=("seed_0/evaluate/student*/*.npy",),
     ),
-    Stage(
+    Subject(
+        "evaluate dpt",
+        running("evaluate", "dpt"),
+        models("dpt"),
+        own=("seed_0/evaluate/dpt",),
+        made=("seed_0/evaluate/dpt/*.npy",),
+        draws=5,
+    ),
+    Subject(
         "results",
-        "student",
-        (),
+        read_results,
         (
-            "seed_0/evaluate/student/eval_result.npy",
-            "seed_0/evaluate/student/episode_starts.npy",
-            "seed_0/evaluate/student/metrics.json",
-            "seed_0/evaluate/student/meta.json",
+            *(f"seed_0/evaluate/student/{name}" for name in ("*.npy", "metrics.json", "meta.json")),
             "cost/cost.csv",
             "seed_0/teacher/log.csv",
         ),
-        (),
     ),
-    Stage(
-        "model",
-        "student",
-        (),
-        tuple(f"seed_0/student/finetune/{name}" for name in MODEL[1:]),
-        (),
-    ),
+    Subject("model", read_model, models("student/on_policy")[1:]),
 )
 
 
 def make_run(work: Path) -> Path:
-    """A tiny run, and beside it `partial`: its teacher as it stood after two updates."""
+    """A tiny run; `training`, where the teacher has made two updates; `collecting`, its parts."""
     run = work / "run"
-    file = work / "small.yaml"
-    file.write_text(TINY.format(run_dir=run) + SMALL)
-    config = load_config(RunConfig, file)
-    save = training.loop.save_checkpoint
+    run.mkdir()
+    (run / FILE).write_text(TINY.format(run_dir=run) + SMALL)
+    save, assemble = training.loop.save_checkpoint, histories.collection._assemble_parts
+
+    def copy_and_assemble(*arguments: Any) -> None:
+        shutil.copytree(run, work / "collecting")
+        assemble(*arguments)
 
     def save_and_copy(stage_dir: Path, step: int, *rest: Any) -> Any:
         saved = save(stage_dir, step, *rest)
         if step == 2 and stage_dir.name == "teacher":
-            shutil.copytree(stage_dir, work / "partial")
+            shutil.copytree(run, work / "training")
         return saved
 
     training.loop.save_checkpoint = save_and_copy
+    histories.collection._assemble_parts = copy_and_assemble
     try:
         for module, method in CHAIN:
-            importlib.import_module(f"pipelines.{module}").main(replace(config, method=method))
+            running(module, method)(run)
     finally:
         training.loop.save_checkpoint = save
+        histories.collection._assemble_parts = assemble
     return run
-
-
-Damage = Callable[[Path, random.Random], None]
-
-
-def missing(path: Path, _: random.Random) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def written(content: bytes) -> Damage:
-    def write(path: Path, rng: random.Random) -> None:
-        missing(path, rng)
-        path.write_bytes(content)
-
-    return write
-
-
-def truncated(path: Path, rng: random.Random) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: rng.randrange(max(1, len(content)))])
-
-
-def flipped(path: Path, rng: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    for _ in range(rng.randrange(1, 4)):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
-
-
-def zeroed(path: Path, rng: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    start = rng.randrange(len(content))
-    content[start : start + 64] = bytes(len(content[start : start + 64]))
-    path.write_bytes(content)
-
-
-def folder(path: Path, rng: random.Random) -> None:
-    missing(path, rng)
-    path.mkdir()
-
-
-def exchanged(path: Path, rng: random.Random) -> None:
-    """The file of another stage, part or run that has the same name."""
-    root = next(parent for parent in path.parents if (parent / "config.yaml").exists())
-    same = [p for p in sorted(root.rglob(path.name)) if p != path and p.is_file()]
-    same = [p for p in same if p.read_bytes() != path.read_bytes()]
-    other = rng.choice(same) if same else root / "config.yaml"
-    path.write_bytes(other.read_bytes())
-
-
-class Trap:
-    """Leaves a mark where it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.mark,)
-
-
-def pickled(path: Path, rng: random.Random) -> None:
-    root = next(parent for parent in path.parents if (parent / "config.yaml").exists())
-    written(pickle.dumps(Trap(root / "sprung")))(path, rng)
-
-
-def edited(path: Path, rng: random.Random) -> None:
-    """One value of a JSON file is another, or gone."""
-    content = json.loads(path.read_text())
-    keys = sorted(content) if isinstance(content, dict) else []
-    if not keys:
-        return written(b"{}")(path, rng)
-    key = rng.choice(keys)
-    if rng.random() < 0.3:
-        del content[key]
-    else:
-        values = (None, -5, 999, "x", [], {}, 1e30, [1], {"a": 1}, True)
-        content[key] = rng.choice([v for v in values if v != content[key]])
-    path.write_text(json.dumps(content))
-
-
-ANY: dict[str, Damage] = {
-    "missing": missing,
-    "empty": written(b""),
-    "rubbish": written(b"\x00\xff rubbish\n" * 9),
-    "text": written(b"hello,world\n1,2\n"),
-    "truncated": truncated,
-    "flipped": flipped,
-    "flipped again": flipped,
-    "zeroed": zeroed,
-    "a folder": folder,
-    "another's": exchanged,
-    "a pickle": pickled,
-}
-JSON: dict[str, Damage] = {
-    "{}": written(b"{}"),
-    "[]": written(b"[]"),
-    **{f"edited {n}": edited for n in range(6)},
-}
 
 
 def cases(work: Path, seed: int) -> list[Case]:
     """All cases; the run is made in `work`."""
-    run = make_run(work)
+    make_run(work)
     rng = random.Random(seed)
-    found = []
-    for stage in STAGES:
-        if stage.resumes:
-            shutil.rmtree(run / "seed_0/teacher.partial", ignore_errors=True)
-        for path in _read(stage, run, work):
-            damages = ANY if path.suffix != ".json" else {**ANY, **JSON}
-            if path.name == "checkpoints":
-                damages = {"missing": missing, "empty": written(b"")}
-            for what, damage in damages.items():
-                name = f"{stage.module}{' resumed' * stage.resumes}: {path} {what}"
-                number = rng.randrange(10**9)
-
-                def run_case(stage=stage, path=path, damage=damage, number=number):
-                    return try_stage(work, stage, path, damage, number)
-
-                named = (path.name, str(path.parent), path.parent.name + "/", stage.method)
-                found.append(Case(name, run_case, named, seconds=60))
-    return found
-
-
-def _read(stage: Stage, run: Path, work: Path) -> Iterator[Path]:
-    for pattern in stage.reads:
-        if stage.resumes:
-            inner = pattern.removeprefix("seed_0/teacher/")
-            for path in sorted((work / "partial").glob(inner)):
-                yield Path("seed_0/teacher") / path.relative_to(work / "partial")
-        else:
-            yield from (path.relative_to(run) for path in sorted(run.glob(pattern)))
-
-
-def try_stage(work: Path, stage: Stage, path: Path, damage: Damage, number: int) -> str | None:
-    """Damage a copy of the run, run the stage on it, compare."""
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        copy = Path(folder) / "run"
-        shutil.copytree(work / "run", copy)
-        for own in stage.own:
-            shutil.rmtree(copy / own)
-        if stage.resumes:
-            shutil.rmtree(copy / "seed_0/teacher")
-            shutil.copytree(work / "partial", copy / "seed_0/teacher")
-        # Paths are hashed nowhere, so that a copied run is the same run.
-        config = load_config(RunConfig, work / "small.yaml", [f"run_dir={copy}"])
-        damage(copy / path, random.Random(number))
-        made = [copy / own for own in stage.own or ("seed_0/teacher",)]
-        apart = [*made, copy / "config.yaml", copy / "logs", copy / ".locks", copy / "trackers"]
-        before = tree(copy, apart)
-        try:
-            run_stage(stage, replace(config, method=stage.method), copy)
-        finally:
-            if (copy / "sprung").exists():
-                return "pickle: it was unpickled"  # noqa: B012
-            after = tree(copy, apart)
-            if changed := sorted(k for k in before | after if before.get(k) != after.get(k)):
-                return f"changed: {changed[0]}"  # noqa: B012
-        for pattern in stage.results:
-            for result in sorted((work / "run").glob(pattern)):
-                again = copy / result.relative_to(work / "run")
-                if not again.is_file() or again.read_bytes() != result.read_bytes():
-                    return f"silent: {again.relative_to(copy)} is another"
-    return None
-
-
-def run_stage(stage: Stage, config: RunConfig, copy: Path) -> None:
-    if stage.module == "results":
-        from reports.cost import load_cost
-        from reports.result_files import load_run
-        from reports.training_logs import load_stage_logs
-
-        load_run(copy)
-        load_cost([copy])
-        load_stage_logs([copy])
-    elif stage.module == "model":
-        from ad.student import CADStudent
-
-        CADStudent.from_pretrained(str(copy / "seed_0/student/finetune/model"))
-    else:
-        importlib.import_module(f"pipelines.{stage.module}").main(config)
+    return [case for subject in SUBJECTS for case in trials(subject, work, rng)]

@@ -1,4 +1,4 @@
-"""Each member of a family and of a compressor x wrong shape, range, type, exception, endless."""
+"""Members of families, compressors, bottlenecks, memories x wrong shape, range, type, exception."""
 
 import random
 from collections.abc import Callable
@@ -14,8 +14,10 @@ from gymnasium.vector import AutoresetMode
 import pipelines.common
 from ad.policy import RandomPolicy
 from ad.rollout import rollout
+from compression.bottleneck import Bottleneck
 from compression.compressor import Compressor
 from compression.latents import Latents
+from compression.memory import OneShot
 from pipelines.config import RunConfig
 from tasks.darkroom import DarkRoomFamily
 from tasks.family import Task
@@ -122,6 +124,10 @@ FAMILIES: dict[str, Callable[[Any], None]] = {
         for name in ("random_return", "optimal_return")
         for v in (float("nan"), float("inf"), "x", [1.0])
     },
+    **{
+        f"information_bits {v!r}": attribute("information_bits", v)
+        for v in (float("nan"), float("inf"), -1.0, "x", [1.0])
+    },
     "random_return None": answer("random_return", None),
     "random_return fails": failing("random_return"),
     "optimal_return fails": failing("optimal_return"),
@@ -207,9 +213,41 @@ COMPRESSORS: dict[str, Callable[[torch.Tensor, Any], Any]] = {
     "a mask of another shape": lambda v, _: Latents(v, torch.ones(v.shape[0], 1).bool()),
     "an exception": _fail,
 }
-for _name in COMPRESSORS:
-    _class = "Hostile" + "".join(word.capitalize() for word in _name.split())
-    globals()[_class] = type(_class, (HostileCompressor,), {"how": _name, "__module__": __name__})
+
+
+class HostileBottleneck(Bottleneck):
+    """A bottleneck that is wrong in one way."""
+
+    how = ""
+
+    def forward(self, latents: Latents) -> Any:
+        return COMPRESSORS[self.how](latents.values, self)
+
+
+class HostileMemory(OneShot):
+    """A memory whose reading is wrong in one way."""
+
+    how = ""
+
+    def read(self, state: Any) -> Any:
+        return COMPRESSORS[self.how](super().read(state).values, self)
+
+
+KINDS = {
+    "compressor.kind": HostileCompressor,
+    "compressor.bottleneck": HostileBottleneck,
+    "memory.kind": HostileMemory,
+}
+
+
+def class_of(how: str, base: type) -> str:
+    return base.__name__ + "".join(word.capitalize() for word in how.split())
+
+
+for _base in KINDS.values():
+    for _name in COMPRESSORS:
+        _class = class_of(_name, _base)
+        globals()[_class] = type(_class, (_base,), {"how": _name, "__module__": __name__})
 
 
 def cases(work: Path, seed: int) -> list[Case]:
@@ -227,11 +265,14 @@ def cases(work: Path, seed: int) -> list[Case]:
                 ("Hostile",),
             )
         )
-    for how in COMPRESSORS:
-        name = "Hostile" + "".join(word.capitalize() for word in how.split())
-        found.append(
-            Case(f"compressor: {how}", lambda name=name: use_compressor(file, name), (name,))
-        )
+    for key, base in KINDS.items():
+        for how in COMPRESSORS:
+            name = class_of(how, base)
+
+            def use(key: str = key, name: str = name) -> str | None:
+                return use_part(file, key, name)
+
+            found.append(Case(f"{key}: {how}", use, (name,)))
     return [replace(case, seconds=20, apart=False) for case in found]
 
 
@@ -244,8 +285,8 @@ def use_family(file: Path, how: str, seed: int) -> str | None:
     return f"silent: a family with {how} is played"
 
 
-def use_compressor(file: Path, name: str) -> str | None:
-    config = load_config(RunConfig, file, [f'compressor.kind="{__name__}:{name}"'])
+def use_part(file: Path, key: str, name: str) -> str | None:
+    config = load_config(RunConfig, file, [f'{key}="{__name__}:{name}"'])
     family, split = pipelines.common.open_tasks(config)
     run = pipelines.common.Run(config, file.parent, family, split, None)  # type: ignore
     pipelines.common.check_models(run, ["student"])

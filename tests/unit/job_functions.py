@@ -23,6 +23,13 @@ def wait_for(path: str) -> bool:
     return False
 
 
+def begin_and_wait_for(begun: str, path: str) -> bool:
+    """Say that it has begun, by which process; then as `wait_for`, for ten minutes at most."""
+    write(f"{begun}.new", str(os.getpid()))
+    os.replace(f"{begun}.new", begun)
+    return any(wait_for(path) for _ in range(20))
+
+
 def speak() -> int:
     sys.stdout.write("said in Python\n")
     os.system("echo said by a child")

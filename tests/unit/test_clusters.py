@@ -47,6 +47,21 @@ for id in [0-9]*; do
 done
 """
 
+SQUEUE = """#!/bin/bash
+cd "$FAKE_SLURM"
+for id in [0-9]*; do kill -0 "$(cat $id)" 2> /dev/null && echo $id; done
+exit 0
+"""
+NO_ACCOUNTING = """#!/bin/bash
+echo Slurm accounting storage is disabled >&2
+exit 1
+"""
+NODE_FAILED = """#!/bin/bash
+echo "JobID|State|NodeList"
+cd "$FAKE_SLURM"
+for id in [0-9]*; do echo "$id|NODE_FAIL|here"; done
+"""
+
 
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +200,33 @@ def test_slurm_gets_the_options_and_gives_results(tmp_path: Path, fake_slurm: Pa
     assert results["third"].error == "the moon is full; wait."
     assert "ended without a result (state: FAILED)" in (results["killed"].error or "")
     assert not (fake_slurm / "cancelled").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sacct", [NO_ACCOUNTING, NODE_FAILED], ids=["none", "node failed"])
+def test_slurms_queue_says_what_has_ended(
+    tmp_path: Path, fake_slurm: Path, sacct: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A job of a failed node is queued again, and not every cluster keeps accounts."""
+    for name, text in (("sacct", sacct), ("squeue", SQUEUE)):
+        (fake_slurm / name).write_text(text)
+        (fake_slurm / name).chmod(stat.S_IRWXU)
+    monkeypatch.setattr(clusters, "QUEUE_SECONDS", 0.2)
+    flag = str(tmp_path / "flag")
+    pool = make_pool("slurm", 0, tmp_path / "logs", options={"timeout_min": 7})
+    with pool:
+        assert pool.start(Job("waits", wait_for, (flag,)))
+        assert pool.start(Job("killed", die))
+        ended = []
+        while not ended:
+            ended = pool.wait(timeout=5)
+        Path(flag).touch()
+        while pool.busy:
+            ended += pool.wait()
+    killed, waits = ended
+    assert killed.name == "killed"
+    assert "ended without a result" in (killed.error or "")
+    assert waits.value is True
 
 
 @pytest.mark.slow

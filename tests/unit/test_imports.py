@@ -254,7 +254,7 @@ def test_files_that_are_none(own, tmp_path):
         (tmp_path / "nowhere", {}, "which does not exist"),
         (tmp_path / "text", {}, "is no HDF5 file"),
         (tmp_path, {"format": "minari"}, "holds no Minari dataset"),
-        (tmp_path, {"format": "datasets"}, "no folder that datasets.load_from_disk opens"),
+        (tmp_path, {"format": "datasets"}, "by datasets.load_from_disk cannot be read"),
         (own, {"format": "parquet"}, "is 'parquet', expected one of cad, time_first"),
         (own, {"format": "nowhere:read"}, "is 'nowhere:read', expected one of"),
     ):
