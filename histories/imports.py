@@ -6,7 +6,7 @@ Formats are in foreign.py, what is filled in in completion.py.
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def import_histories(
         "family": dict(family_settings),
         "split": split.identity,
         "rule": asdict(rule),
-        "config": config,
+        "config": replace(config, source=""),  # wherever it lies
         "source": content_hash(source),
     }
     fingerprint = config_hash(made_from)

@@ -100,23 +100,46 @@ def run_main(
 
 @contextlib.contextmanager
 def mistakes_told() -> Iterator[None]:
-    """Turn a user's mistake into one paragraph and exit status 2; Ctrl-C and SIGTERM into 130."""
+    """Turn a user's mistake into one paragraph and exit status 2; Ctrl-C and SIGTERM into 130.
+
+    Whatever is raised after a signal came of it: libraries that are interrupted while they are
+    imported or mend something raise errors of their own instead.
+    """
+    _signals.clear()
     if threading.current_thread() is threading.main_thread():  # others may set no handler
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _interrupt_again
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        raise SystemExit(INTERRUPTED) from None
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if _signals or isinstance(error, KeyboardInterrupt):
+            told = "interrupted; run the same command again to go on"
+            print(told, file=sys.stderr)  # noqa: T201
+            raise SystemExit(INTERRUPTED) from None
         if (mistake := as_user_error(error)) is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201
         raise SystemExit(USER_ERROR) from None
 
 
-def _interrupt(*_: object) -> NoReturn:
+_signals: list[int] = []
+"""That have come."""
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    _signals.append(number)
     raise KeyboardInterrupt
+
+
+def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Interrupt a moment later where Python had to ignore it, in a destructor or callback."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def stage_parser(

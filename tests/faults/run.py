@@ -8,6 +8,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,8 @@ class Kept:
 def main(argv: Sequence[str] | None = None) -> int:
     """Try all; the number of what broke."""
     arguments = parser().parse_args(argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     kept = Kept(arguments.keep, arguments.seed)
 
     import torch

@@ -1,6 +1,8 @@
 """Stage for the command line's own tests: this docstring is its help text."""
 
+import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from base.errors import UserError
-from pipelines.cli import run_main
+from pipelines.cli import mistakes_told, run_main
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,43 @@ def test_config_is_required(capsys: pytest.CaptureFixture[str]):
         run_main(fail(AssertionError("never run")), [])
     assert ended.value.code == 2
     assert "--config" in capsys.readouterr().err
+
+
+@pytest.fixture
+def _handlers(monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("made_of_it", [UserError("no YAML"), RecursionError("too deep")])
+def test_what_a_library_makes_of_an_interruption_is_one(number, made_of_it, capsys):
+    def library() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise made_of_it from None
+
+    with pytest.raises(SystemExit) as ended, mistakes_told():
+        library()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_an_interruption_that_python_ignores_comes_again():
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        Interrupted()
+        time.sleep(10)
+
+    with pytest.raises(SystemExit) as ended, mistakes_told():
+        work()
+    assert ended.value.code == 130
