@@ -42,7 +42,7 @@ class Case:
         name: Unique in the corpus.
         run: Does what a user would do; returns None, or in a word what is wrong with the outcome.
         named: Words of which a refusal must have one: the file, the key, the class.
-        seconds: After which it counts as a hang.
+        seconds: After which it counts as a hang, on an idle machine.
         apart: Whether it needs a process of its own, for it may die or leave things changed.
     """
 
@@ -68,6 +68,11 @@ class Verdict:
 
 class Hang(BaseException):
     """Raised by the alarm; nothing catches it."""
+
+
+def patience(seconds: float) -> float:
+    """Seconds in which a busy machine does what an idle one does in so many."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def judge(case: Case) -> Verdict:
@@ -104,11 +109,12 @@ def _here(case: Case) -> tuple[str, str]:
         raise Hang
 
     before = signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, case.seconds)
+    limit = patience(case.seconds)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         wrong = case.run()
     except Hang:
-        return "hang", f"after {case.seconds:.0f} s"
+        return "hang", f"after {limit:.0f} s"
     except SystemExit as ended:
         return "exit", str(ended.code)
     except Exception as error:
@@ -141,7 +147,7 @@ def _apart(case: Case) -> tuple[str, str]:
         os.write(writing, pickle.dumps((result[0], result[1][:3000])))
         os._exit(0)
     os.close(writing)
-    limit = time.monotonic() + case.seconds + 5
+    limit = time.monotonic() + patience(case.seconds) + 5
     data = b""
     while time.monotonic() < limit:
         ready, _, _ = select.select([reading], [], [], max(0.0, limit - time.monotonic()))

@@ -162,7 +162,20 @@ SUBJECTS = (
 
 
 def make_run(work: Path) -> Path:
-    """A tiny run; `training`, where the teacher has made two updates; `collecting`, its parts."""
+    """A tiny run; `training`, where the teacher has made two updates; `collecting`, its parts.
+
+    Made once for all parts of the corpus, whose folders lie side by side.
+    """
+    made = work.parent / "made"
+    if not made.exists():
+        made.mkdir()
+        _make(made)
+    for folder in made.iterdir():
+        shutil.copytree(folder, work / folder.name)
+    return work / "run"
+
+
+def _make(work: Path) -> None:
     run = work / "run"
     run.mkdir()
     (run / FILE).write_text(TINY.format(run_dir=run) + SMALL)
@@ -186,7 +199,6 @@ def make_run(work: Path) -> Path:
     finally:
         training.loop.save_checkpoint = save
         histories.collection._assemble_parts = assemble
-    return run
 
 
 def cases(work: Path, seed: int) -> list[Case]:

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from pipelines.cli import run_main
 from tests.faults.configs import TINY
+from tests.faults.corpus import patience
 from tests.faults.files import CHAIN, SMALL
 
 RESULTS = ("*.safetensors", "*.npy", "*.arrow", "*.h5", "learning_curves.csv")
@@ -198,14 +199,14 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
     with contextlib.suppress(ProcessLookupError):
         os.kill(victim, sent)
     try:
-        status = process.wait(PATIENCE)
+        status = process.wait(patience(PATIENCE))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return [f"{what}: hangs"]
     plan.done += status == 0
     if victim == process.pid and sent is not signal.SIGKILL and status not in (0, 130, -sent):
         wrong.append(f"{what}: exit status {status}")
-    limit = time.monotonic() + 15
+    limit = time.monotonic() + patience(15)
     while (left := members(process.pid)) and time.monotonic() < limit:
         time.sleep(0.1)
     if left:

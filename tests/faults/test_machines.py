@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.faults.configs import TINY
+from tests.faults.corpus import patience
 from tests.faults.kills import ROOT, members, results, start
 from training import clusters
 from training.clusters import SlurmPool
@@ -26,7 +27,7 @@ from training.jobs import Job
 
 pytestmark = pytest.mark.machine
 
-PATIENCE = 600.0
+PATIENCE = 300.0
 JOBS = str(ROOT / "tests/unit")
 OPTIM = "{updates: 30, batch_size: 8, log_every: 10, checkpoint_every: 2, validate_every: 15}"
 SMALL = f"""
@@ -50,7 +51,7 @@ grid: {{compressor.n_latents: [2, 4]}}
 
 def until(done: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """What a function says once it says something."""
-    limit = time.monotonic() + seconds
+    limit = time.monotonic() + patience(seconds)
     while not (found := done()):
         assert time.monotonic() < limit, "it took too long"
         time.sleep(0.1)
@@ -59,7 +60,7 @@ def until(done: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 def ended(process: subprocess.Popen[bytes], seconds: float = PATIENCE) -> int:
     """Exit status of a command, and that no process of its session is left."""
-    status = process.wait(seconds)
+    status = process.wait(patience(seconds))
     until(lambda: not members(process.pid), 30)
     return status
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from base.errors import UserError
-from tests.faults import configs, files, members
+from tests.faults import configs, files, members, rooms
 from tests.faults.corpus import Case, judge, judge_all, sample
 
 SEED = 0
@@ -18,8 +18,8 @@ def well(cases: list[Case]) -> None:
 
 
 def test_there_are_enough_cases(tmp_path: Path):
-    n = len(configs.cases(tmp_path, SEED)) + len(members.cases(tmp_path, SEED))
-    assert n > 600
+    assert len(configs.cases(tmp_path, SEED)) > 7000
+    assert len(members.cases(tmp_path, SEED)) > 100
 
 
 def test_configurations(tmp_path: Path):
@@ -30,8 +30,16 @@ def test_families_and_compressors(tmp_path: Path):
     well(sample(members.cases(tmp_path, SEED), 20, SEED))
 
 
+@pytest.mark.slow
 def test_files(tmp_path: Path):
-    well(sample(files.cases(tmp_path, SEED), 12, SEED))
+    cases = files.cases(tmp_path, SEED)
+    assert len(cases) > 500
+    well(sample(cases, 8, SEED))
+
+
+@pytest.mark.slow
+def test_full_and_closed_folders(tmp_path: Path):
+    well(sample(rooms.cases(tmp_path, SEED), 4, SEED))
 
 
 def sleep() -> None:
