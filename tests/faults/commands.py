@@ -104,7 +104,8 @@ def held(file: Path) -> dict[str, Any]:
             for key, value in item.attrs.items():
                 found[f"{name}.{key}"] = np.asarray(value).tolist()
             if isinstance(item, h5py.Dataset):
-                found[name] = item[()].tolist()
+                values = item[()]  # replayed up to rounding
+                found[name] = (values.round(3) if values.dtype.kind == "f" else values).tolist()
 
         opened.visititems(take)
         found |= {key: opened.attrs[key] for key in ("family", "split", "observation_space")}
