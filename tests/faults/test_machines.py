@@ -8,6 +8,7 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -260,13 +261,19 @@ class Ranks:
     def command(self, *launcher: str, run: Path) -> list[str]:
         file = self.folder / "small.yaml"
         stage = ["-m", "pipelines.train_teacher", "--config", str(file), f"run_dir={run}"]
-        return [sys.executable, "-m", *launcher, *stage, "method=teacher"]
+        longer = "train_teacher.optim.updates=120"  # so that it does not end before it is killed
+        return [sys.executable, "-m", *launcher, *stage, "method=teacher", longer]
 
     def torchrun(self, run: Path) -> subprocess.Popen[bytes]:
-        launcher = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29631")
+        launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
         return start(self.command(*launcher, run=run), self.folder / "log")
 
-    def machine(self, rank: int, run: Path) -> subprocess.Popen[bytes]:
+    def machines(self, run: Path) -> list[subprocess.Popen[bytes]]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = str(server.getsockname()[1])
+        return [self._machine(rank, run, port) for rank in (0, 1)]
+
+    def _machine(self, rank: int, run: Path, port: str) -> subprocess.Popen[bytes]:
         file = ROOT / "configs/accelerate/multi_node.yaml"
         options = (
             "--num_processes",
@@ -329,13 +336,13 @@ def test_a_rank_of_torchrun_is_killed(ranks: Ranks, trained: dict[str, bytes], r
 
 def test_a_machine_of_accelerates_multi_node_file_is_lost(ranks: Ranks, trained: dict[str, bytes]):
     run = ranks.copy("machines")
-    both = [ranks.machine(rank, run) for rank in (0, 1)]
+    both = ranks.machines(run)
     until(has_begun(run))
     for process in members(both[1].pid):
         os.kill(process, signal.SIGKILL)
     assert ended(both[1]) != 0
     assert ended(both[0]) != 0
-    both = [ranks.machine(rank, run) for rank in (0, 1)]
+    both = ranks.machines(run)
     assert [ended(process) for process in both] == [0, 0]
     assert results(run) == trained
 
