@@ -156,9 +156,9 @@ def members(session: int) -> list[int]:
     return found
 
 
-def finish(plan: Plan) -> None:
-    """Run what is left of a plan, undisturbed."""
-    while plan.done < len(plan.commands):
+def finish(plan: Plan, number: int | None = None) -> None:
+    """Run what is left of a plan's commands, or of its first ones, undisturbed."""
+    while plan.done < (len(plan.commands) if number is None else number):
         began = time.monotonic()
         process = start(plan.commands[plan.done], plan.folder / "log", plan.forks)
         if process.wait() != 0:
@@ -247,10 +247,13 @@ def run_kills(work: Path, count: int, seed: int, plans: Sequence[str] = tuple(PL
         while n_killed < most:
             shutil.rmtree(work / "killed", ignore_errors=True)
             plan, found = make_plan(name, work / "killed"), []
-            while plan.done < len(plan.commands) and n_killed < most:
-                found += kill(plan, 1.1 * seconds[plan.done], rng)
-                n_killed += 1
-            finish(plan)
+            share = -(-(most - n_killed) // len(plan.commands))  # so that every stage is met
+            for number in range(len(plan.commands)):
+                until = min(most, n_killed + share)
+                while plan.done == number and n_killed < until:
+                    found += kill(plan, 1.1 * seconds[number], rng)
+                    n_killed += 1
+                finish(plan, number + 1)
             found += check(plan, expected)
             n_done += 1
             for each in found:
