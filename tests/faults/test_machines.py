@@ -261,8 +261,7 @@ class Ranks:
     def command(self, *launcher: str, run: Path) -> list[str]:
         file = self.folder / "small.yaml"
         stage = ["-m", "pipelines.train_teacher", "--config", str(file), f"run_dir={run}"]
-        longer = "train_teacher.optim.updates=120"  # so that it does not end before it is killed
-        return [sys.executable, "-m", *launcher, *stage, "method=teacher", longer]
+        return [sys.executable, "-m", *launcher, *stage, "method=teacher"]
 
     def torchrun(self, run: Path) -> subprocess.Popen[bytes]:
         launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -292,7 +291,8 @@ class Ranks:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     made = Ranks(tmp_path_factory.mktemp("ranks"))
     file = made.folder / "small.yaml"
-    file.write_text(TINY.format(run_dir=made.folder / "run") + SMALL)
+    longer = SMALL.replace("updates: 30", "updates: 120")  # it must not end before it is killed
+    file.write_text(TINY.format(run_dir=made.folder / "run") + longer)
     for stage in ("collect", "build_triples"):
         command = [sys.executable, "-m", f"pipelines.{stage}", "--config", str(file)]
         assert ended(start(command, made.folder / "log")) == 0, (made.folder / "log").read_text()
