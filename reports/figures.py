@@ -21,6 +21,7 @@ from reports.curves import draw_learning_curves, return_name
 from reports.files import write_csv
 from reports.gap import draw_gap
 from reports.measures import SOLVED_THRESHOLD
+from reports.pairs_figure import draw_pairs
 from reports.profiles import draw_profiles
 from reports.records import (
     BASELINE,
@@ -73,6 +74,7 @@ def write_figures(
     """
     written = {
         "learning_curves": draw_learning_curves(methods, out_dir, sources=sources),
+        "pairs": draw_pairs(methods, out_dir),
         "borders": draw_borders(methods, out_dir),
         "bars": draw_bars(methods, out_dir),
     }

@@ -28,6 +28,11 @@ CAPTIONS = {
         "range of the training seeds, from 8 seeds on a bootstrap interval. Grey: random, optimal, "
         "the sources of the histories, and searches by rule (dashed).",
     ),
+    "pairs": (
+        "Error against pairs",
+        "Mean error of the prediction after so many pairs of input and output: squared, in "
+        "variances of the outputs, or the share of wrong classes. Grey: rules that know all pairs.",
+    ),
     "borders": (
         "At the borders",
         "When a region is full it is turned into context and dropped. Left: return by the place of "
@@ -135,7 +140,8 @@ def write_page(
         *lead,
         *headline,
         *figure_sections(
-            ("learning_curves", "borders", "bars", "profiles", "gap", "bits"), report.figures
+            ("learning_curves", "pairs", "borders", "bars", "profiles", "gap", "bits"),
+            report.figures,
         ),
         *(section for sections in printed.values() for section in sections),
         *figure_sections(("cost",), report.figures),

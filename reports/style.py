@@ -93,6 +93,8 @@ GROUP_LOOKS = {
         Look("#4D4D4D", (0, (6, 2)), "", 1.0),
         Look("#8C8C8C", (0, (3, 1.5)), "", 1.0),
         Look("#B0B0B0", (0, (1.5, 1)), "", 1.0),
+        Look("#6E6E6E", (0, (1, 2)), "", 1.0),
+        Look("#A0A0A0", (0, (8, 1, 1, 1)), "", 1.0),
     ),
     REFERENCE: (REFERENCE_LOOK, REFERENCE_LOOK),
 }

@@ -26,6 +26,7 @@ FAMILIES = (
     "tasks.gaussian_bandits:GaussianBanditFamily",
     "tasks.gaussian_bandits:LinearBanditFamily",
     "tasks.point_mass:PointMassFamily",
+    "tasks.supervised:SupervisedFamily",
     "tasks.gymnasium_family:GymnasiumFamily",
     "tasks.reacher:ReacherFamily",
     "tasks.mixture:MixtureFamily",

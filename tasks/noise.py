@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 
-from tasks.family import Expert, Task, TaskFamily, expert_of
+from tasks.family import Expert, FamilyError, Task, TaskFamily, expert_of
 
 
 class RepeatedNoise:
@@ -52,6 +53,8 @@ class NoisyExpert:
     """Epsilon-greedy around the optimal actions of every stream's own task; acts as policies do.
 
     Where epsilon is 1 the expert is not asked, so that a family without one is played at random.
+    With `std` its actions are real numbers, and are off by Gaussian noise instead: right on average
+    at every step, so that who imitates them learns the expert's, not a mixture with random ones.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class NoisyExpert:
         epsilons: np.ndarray,
         max_repeat: int = 1,
         make: Callable[[TaskFamily, Sequence[Task]], Expert] = expert_of,
+        std: float = 0.0,
     ) -> None:
         """Act in streams of `tasks`.
 
@@ -70,8 +74,22 @@ class NoisyExpert:
             epsilons: Share of random steps `(T,)` at every step; the last one holds on.
             max_repeat: Longest run of one random action, see `RepeatedNoise`.
             make: Of whom the actions are that are not random.
+            std: Standard deviation, times epsilon, of noise on the expert's actions; 0 for random
+                actions among them.
+
+        Raises:
+            FamilyError: Actions are no real numbers that `std` could be added to.
         """
-        self.space, self.epsilons, self.max_repeat = family.action_space, epsilons, max_repeat
+        space, self.bounds = family.action_space, (-np.inf, np.inf)
+        if isinstance(space, Box):
+            self.bounds = (space.low, space.high)
+        elif std:
+            raise FamilyError(
+                f"noise.std is {std}, but actions of family {family.name!r} are no real numbers to "
+                f"add it to: they are {space}; set it to 0"
+            )
+        self.space, self.epsilons, self.max_repeat = space, epsilons, max_repeat
+        self.std = std
         self.expert = make(family, tasks)
 
     def reset(self, n: int, seed: int) -> None:
@@ -85,6 +103,10 @@ class NoisyExpert:
         """The expert's or random actions `(n, ...)`."""
         epsilon = self.epsilons[min(self.time, len(self.epsilons) - 1)]
         self.time += 1
+        if self.std:
+            right = self.expert.act(observations, self.rng)
+            off = right + epsilon * self.std * self.rng.standard_normal(right.shape)
+            return off.clip(*self.bounds).astype(self.space.dtype)
         if epsilon >= 1.0:
             return self.noise.sample()
         return self.noise.mix(self.expert.act(observations, self.rng), epsilon)

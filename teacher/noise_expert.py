@@ -23,10 +23,21 @@ class NoiseConfig:
         max_repeat: A random action is repeated 1 ... max_repeat times, evenly drawn, but not over
             an episode's end (temporally extended noise, after Dabney et al. 2021, arXiv
             2006.01782). Epsilon stays the share of random steps.
+        std: Instead of random actions among the expert's, Gaussian noise of this standard deviation
+            times epsilon on all of them; for actions that are real numbers. 0 for none.
     """
 
     anneal_ratio: Annotated[float, Between(0, 1, low_open=True)] = 1.0
     max_repeat: Annotated[int, AtLeast(1)] = 1
+    std: Annotated[float, AtLeast(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse runs of random actions where there are none."""
+        if self.std and self.max_repeat > 1:
+            raise ValueError(
+                f"max_repeat is {self.max_repeat}, but with std {self.std} no action is random and "
+                "repeated; set one of them to its default, 1 or 0"
+            )
 
     def epsilons(self, n_transitions: int) -> np.ndarray:
         """Share of random steps at every transition, `(n_transitions,)`."""
@@ -38,7 +49,7 @@ def noise_expert(job: SourceJob, config: NoiseConfig | None = None) -> list[Hist
     """An expert whose noise is annealed over the history; no learning needed.
 
     A share epsilon of the steps takes uniformly random actions, the others one of the optimal ones
-    (`tasks.family.expert_of`).
+    (`tasks.family.expert_of`); with `config.std` all are optimal ones with noise on them.
 
     Raises:
         FamilyError: The family knows no optimal actions.
@@ -67,4 +78,4 @@ def _noisy(
     job: SourceJob, epsilons: np.ndarray, config: NoiseConfig, make: Any = expert_of
 ) -> NoisyExpert:
     streams = [task for task in job.tasks for _ in range(job.n_streams)]
-    return NoisyExpert(job.family, streams, epsilons, config.max_repeat, make)
+    return NoisyExpert(job.family, streams, epsilons, config.max_repeat, make, config.std)

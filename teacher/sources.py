@@ -51,6 +51,7 @@ SOURCES = {
     "thompson": SourceRecord(
         "teacher.bandit_sources:thompson", "", PLAYED, uses_split=True, quick=True
     ),
+    "predictor": SourceRecord("teacher.pair_sources:predictor", "", PLAYED, quick=True),
 }
 
 
