@@ -36,6 +36,8 @@ class EvaluateConfig:
         n_offline: Triples for the offline metrics.
         reading_updates: Updates of the fresh head that tells what can be read back from frozen
             latents, the same for every method; 0 leaves that blank.
+        return_error: Whether a linear read-out of the return to go, from the hidden states that
+            actions are read from, is fitted on training regions and scored on test regions.
         recall_regions: Numbers k of recorded regions after which the context is frozen and the
             return of an episode measured; 0 is an empty context, an empty list measures none.
         recall_temperature: Of the actions sampled there; 0 takes the most likely one.
@@ -63,6 +65,7 @@ class EvaluateConfig:
     part: Literal["test", "validation", "train"] = "test"
     n_offline: Annotated[int, AtLeast(1)] = 512
     reading_updates: Annotated[int, AtLeast(0)] = 300
+    return_error: bool = False
     recall_regions: Annotated[list[Annotated[int, AtLeast(0)]], Distinct()] = field(
         default_factory=list
     )

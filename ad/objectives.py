@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ad.attention_matching import CrossInputs, attention_loss
-from ad.model import InContextModel, Triple, seeded_part
+from ad.auxiliary import AheadHead, ReturnHead
+from ad.model import InContextModel, Output, Triple, seeded_part
 from ad.student import CADStudent
 from base.errors import UserError
 from base.ranges import Above, AtLeast, Between
@@ -59,6 +60,12 @@ class LossConfig:
             latents is to be what it makes of the raw region.
         lambda_cap: λ_cap, weight of the capacity term R(Z), which a bottleneck with a limited
             capacity returns (`compressor.bottleneck`).
+        returns: Weight of the squared error of a head that reads the return to go from the
+            decoder's hidden states, in variances of it.
+        discount: Of the rewards in that return, per step; it ends with the episode or the region.
+        ahead: Weight of heads that decode rewards and next observations from the decoder's hidden
+            states, given the actions, step after step.
+        n_ahead: Steps that these decode.
         label_smoothing: Of the cross-entropy.
         weights: Of the compressor's own auxiliary losses by name; 1 where not named.
     """
@@ -73,6 +80,10 @@ class LossConfig:
     gamma_final: Annotated[float, AtLeast(0)] | None = None
     attention: Annotated[float, AtLeast(0)] = 0.0
     lambda_cap: Annotated[float, AtLeast(0)] = 0.0
+    returns: Annotated[float, AtLeast(0)] = 0.0
+    discount: Annotated[float, Between(0, 1)] = 1.0
+    ahead: Annotated[float, AtLeast(0)] = 0.0
+    n_ahead: Annotated[int, Between(1, 100)] = 3
     label_smoothing: Annotated[float, Between(0, 1, high_open=True)] = 0.0
     weights: dict[str, Annotated[float, AtLeast(0)]] = field(default_factory=dict)
 
@@ -91,6 +102,15 @@ class LossConfig:
                 raise ValueError(
                     f"{name} is {value}, but beta is 0: there is no divergence to take; raise beta "
                     f"above 0, or leave {name} at {default}"
+                )
+        for name, value, default, of in (
+            ("discount", self.discount, 1.0, "returns"),
+            ("n_ahead", self.n_ahead, 3, "ahead"),
+        ):
+            if getattr(self, of) == 0 and value != default:
+                raise ValueError(
+                    f"{name} is {value}, but {of}, the weight of what it is about, is 0; raise "
+                    f"{of} above 0, or leave {name} at {default}"
                 )
         if self.queries == "all" and self.target != "teacher":
             raise ValueError(
@@ -295,6 +315,15 @@ class ActionObjective(StagedObjective):
             self.register_buffer("observations", all_observations(spec), persistent=False)
         for module in self._hidden[1]:
             module.requires_grad_(False)
+        width = student.config.student_parts.model.d_model
+        if loss.returns > 0:
+            with seeded_part("return head"):
+                self.return_head = ReturnHead(width, loss.discount)
+        if loss.ahead > 0:
+            specs = student.reconstruction.specs
+            fields = specs["observations"], specs["actions"]
+            with seeded_part("ahead head"):
+                self.ahead_head = AheadHead(*fields, d_model=width, n_ahead=loss.n_ahead)
 
     @property
     def companions(self) -> tuple[InContextModel, ...]:
@@ -345,7 +374,24 @@ class ActionObjective(StagedObjective):
             matched = attention_loss(self.student, output.latents, _previous(batch), seen.inputs)
             loss = loss + config.attention * matched
             metrics["attention_loss"] = matched
+        beside, told = self._beside(output, query)
+        loss, metrics = loss + beside, metrics | told
         return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}
+
+    def _beside(self, output: Output, query: Regions) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """Return the weighted losses of what is read from hidden states besides actions."""
+        config, loss, metrics = self.config, 0.0, {}
+        if output.hidden is None or not (config.returns or config.ahead):
+            return loss, metrics
+        hidden = output.hidden[:, : query.mask.shape[1]]
+        if config.returns > 0:
+            metrics["return_error"] = self.return_head.loss(hidden, query)
+            loss = loss + config.returns * metrics["return_error"]
+        if config.ahead > 0:
+            ahead, scores = self.ahead_head.loss(hidden, query, self.student.scaling)
+            loss = loss + config.ahead * ahead
+            metrics |= {"ahead_loss": ahead, **scores}
+        return loss, metrics
 
     def _target(self, asked: Triple) -> Tensor:
         """Return the parameters (B, T, P) that the student's are to come near to."""

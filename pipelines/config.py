@@ -366,6 +366,11 @@ class RunConfig:
                     "has no cross-attention whose outputs could be compared; set it to 0, or reads "
                     "to cross"
                 )
+            if stage.loss.ahead > 0 and stage.loss.n_ahead > self.region_len:
+                raise ValueError(
+                    f"{name}.loss.n_ahead is {stage.loss.n_ahead}, but region_len is "
+                    f"{self.region_len}: no step has so many after it; give at most that"
+                )
             if stage.loss.attention > 0 and self.memory.kind != "one_shot":
                 raise ValueError(
                     f"{name}.loss.attention is {stage.loss.attention}, but "

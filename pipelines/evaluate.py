@@ -32,7 +32,7 @@ from pipelines.given_contexts import GIVEN_FACTS, given_contexts
 from pipelines.methods import METHODS, Method
 from pipelines.models import load_model, load_teacher, policy_of
 from pipelines.stages import STAGES, chain, evaluated, has_teacher
-from probes.reading import fresh_reconstruction
+from probes.reading import fresh_reconstruction, return_error
 from tasks.family import Task, information_bits
 from tasks.return_bounds import return_bound
 from training.run_dir import git_sha, mark_done, now, stage_done
@@ -70,7 +70,8 @@ def main(config: RunConfig) -> None:
             student.cut_down(n_shown=shown, number=number)
         compared = STAGES["train_teacher"].job(run.of("teacher").config) in parents
         held = _held(run, model)
-        facts = {**_offline(run, model, compared=compared), **held, **_training_facts(trained)}
+        offline = _offline(run, model, compared=compared) | _returns(run, model)
+        facts = {**offline, **held, **_training_facts(trained)}
     elif config.method == "optimal":
         bound = return_bound(run.family)
         facts = {"bound": bound and bound.entry()}
@@ -134,6 +135,19 @@ def _offline(run: Run, model: InContextModel, *, compared: bool) -> dict[str, An
     n_offline = run.config.evaluate.n_offline
     batches = source(run, "test", n_offline, needed, max_stride=model.max_stride)
     return offline_metrics(model, batches, teacher)
+
+
+def _returns(run: Run, model: InContextModel) -> dict[str, Any]:
+    """How well the return to go is read from hidden states, where that was asked for."""
+    if not run.config.evaluate.return_error:
+        return {}
+    count, needed = run.config.evaluate.n_offline, getattr(model, "n_context_regions", 1)
+    settings: Any = {"max_stride": model.max_stride}
+    seed = derive(run.config.seed, "return error")
+    fit = source(run, "train", count, needed, seed=seed, **settings)
+    return {
+        "return_error": return_error(model, fit, source(run, "test", count, needed, **settings))
+    }
 
 
 def _held(run: Run, model: InContextModel) -> dict[str, Any]:

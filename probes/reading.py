@@ -11,13 +11,17 @@ from typing import Any
 
 import torch
 
+from ad.auxiliary import returns_to_go
 from ad.batches import TripleSource
+from ad.model import InContextModel
 from ad.student import CADStudent
 from compression.latents import Latents
 from compression.reconstruction import build_reconstruction
 
 READABLE = ("observations", "actions", "next_observations")
 LEARNING_RATE = 2e-3
+RIDGE = 1e-3
+"""Penalty of the linear read-out of returns, per row, of standardised hidden states."""
 
 
 def fresh_reconstruction(
@@ -73,3 +77,28 @@ def fresh_reconstruction(
         **scores,
         "reconstruction_accuracy": mean if known else None,
     }
+
+
+@torch.inference_mode()
+def return_error(model: InContextModel, fit: TripleSource, test: TripleSource) -> float | None:
+    """Return how far off a linear read-out of the return to go is, in variances of it.
+
+    The read-out is fitted by ridge regression on the hidden states that actions are read from, at
+    the steps of the first batch of `fit`, and scored on those of `test`: the same for every model,
+    whether or not it was trained to tell returns. None where a model shows no hidden states.
+    """
+    model.eval()
+    found = []
+    for batch in (fit(0), test(0)):
+        hidden = model(batch).hidden
+        if hidden is None:
+            return None
+        mask = batch.query.mask
+        found.append((hidden[mask].double(), returns_to_go(batch.query)[mask].double()))
+    (told, target), (asked, true) = found
+    mean, deviation = told.mean(0), told.std(0).clamp_min(1e-6)
+    told, asked = (told - mean) / deviation, (asked - mean) / deviation
+    penalty = RIDGE * len(told) * torch.eye(told.shape[1]).to(told)
+    weights = torch.linalg.solve(told.T @ told + penalty, told.T @ (target - target.mean()))
+    error = (asked @ weights + target.mean() - true).square().mean()
+    return float(error / true.var(correction=0).clamp_min(1e-12))

@@ -401,6 +401,13 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "KL divergence from the teacher's action distribution, nats",
         (DETAILS,),
     ),
+    copied(
+        "return_error",
+        "Return error",
+        "squared error of a linear read-out of the return to go, fitted on training regions and "
+        "scored on test regions, in variances of it",
+        (DETAILS, SWEEP),
+    ),
     copied("memory_regions", "Regions", "previous regions the context speaks of", (DETAILS,), None),
     copied(
         "reconstruction_accuracy",
