@@ -18,6 +18,7 @@ from ad.policy import OptimalPolicy, Policy, RandomPolicy
 from tasks.family import Task, TaskFamily
 from tasks.mixture import Member, by_member, members_of
 from tasks.search import search_policies
+from teacher.model import TeacherConfig
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -62,6 +63,32 @@ def dpt(config: RunConfig) -> RunConfig:
     model["tokenisation"] = "transition"
     training = replace(config.train_teacher, target="optimal", label_smoothing=0.0)
     return replace(config, teacher=replace(config.teacher, **model), train_teacher=training)
+
+
+def idt(config: RunConfig) -> RunConfig:
+    """Change the teacher to the in-context decision transformer."""
+    model: dict[str, Any] = {"target": "teacher.idt:IDT", "kwargs": {}, "sees": "region"}
+    model["tokenisation"] = "transition"
+    return replace(config, teacher=replace(config.teacher, **model))
+
+
+def raw_regions(n_context_regions: int) -> Callable[[RunConfig], RunConfig]:
+    """Return the change to marker-based AD over so many raw regions and the current one."""
+
+    def change(config: RunConfig) -> RunConfig:
+        model: dict[str, Any] = {"target": TeacherConfig.target, "kwargs": {}, "sees": "region"}
+        model["tokenisation"] = "transition"
+        own = replace(config.teacher, n_context_regions=n_context_regions, **model)
+        return replace(config, teacher=own)
+
+    return change
+
+
+def whole_history(config: RunConfig) -> RunConfig:
+    """Change the teacher to AD over all the regions that are ever before one in the histories."""
+    collect = config.collect
+    longest = max(collect.regions.get(style, collect.n_regions) for style in collect.styles)
+    return raw_regions(max(1, longest - 1))(config)
 
 
 @dataclass(frozen=True)
@@ -144,6 +171,23 @@ _RECORDS = (
         own_teacher_section("long_context"),
     ),
     Method("dpt", "DPT", "raw_context", RAW_CONTEXT_STAGES, dpt, usual=False),
+    Method("idt", "IDT", "raw_context", RAW_CONTEXT_STAGES, idt, usual=False),
+    Method(
+        "previous_region",
+        "previous region, raw",
+        "raw_context",
+        RAW_CONTEXT_STAGES,
+        raw_regions(1),
+        usual=False,
+    ),
+    Method(
+        "whole_history",
+        "whole history, raw",
+        "raw_context",
+        RAW_CONTEXT_STAGES,
+        whole_history,
+        usual=False,
+    ),
     Method("sliding_window", "sliding window", "baseline", RAW_CONTEXT_STAGES, sliding_window),
     _baseline("truncation", "truncation"),
     _baseline("mean_pooling", "mean pooling, raw"),
@@ -155,6 +199,10 @@ _RECORDS = (
     _control("no_context", 'learned "no context" latents'),
     _search("posterior_sampling", "posterior sampling"),
     _search("coverage", "coverage sweep"),
+    _search("least_squares", "least squares"),
+    _search("ridge", "ridge regression"),
+    _search("nearest", "nearest neighbours"),
+    _search("averaging", "averaging"),
     Method("random", "random", "reference", act=lambda family, tasks: RandomPolicy(family)),
     Method("optimal", "optimal", "reference", act=OptimalPolicy, supported=has_expert),
 )

@@ -81,7 +81,8 @@ class DPT(InContextModel):
         present[..., :n_lived] = (context.mask & has_context[..., None]).flatten(1)[:, None]
         itself = torch.eye(n, dtype=torch.bool, device=x.device)
         hidden = self.layers(x, mask=present | itself)
-        return Output(self.action_head(hidden[:, n_lived:]))
+        asked = hidden[:, n_lived:]
+        return Output(self.action_head(asked), hidden=asked)
 
     def start(self, n: int) -> RawState:
         """Return n streams that have lived nothing."""

@@ -247,8 +247,9 @@ class TeacherModel(InContextModel):
         targets = self.token_type_targets()[1 : hidden.shape[1] + 1].expand(len(hidden), -1)
         logits = self.token_type_head(hidden[:, : targets.shape[1]])
         types = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        parameters = self.action_head(hidden[:, self.context_len :])
-        return Output(parameters, losses={"token_type_nll": types})
+        of_steps = hidden[:, self.context_len :]
+        losses = {"token_type_nll": types}
+        return Output(self.action_head(of_steps), losses=losses, hidden=of_steps)
 
     def start(self, n: int) -> RawState:
         """Return n streams without a region."""

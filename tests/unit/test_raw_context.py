@@ -14,6 +14,7 @@ from pipelines.methods import METHODS
 from tasks.darkroom import DarkRoomFamily
 from teacher.causal_decoder import CausalDecoder
 from teacher.dpt import DPT
+from teacher.idt import IDT
 from teacher.model import TeacherConfig, TeacherError, TeacherModelConfig
 from teacher.sliding_window import SlidingWindow
 from training.config import load_config
@@ -25,7 +26,8 @@ GPT2 = {"model_type": "gpt2", "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop
 
 
 def config_of(n_context_regions=1, **settings):
-    teacher = TeacherConfig(n_layers=2, n_context_regions=n_context_regions, **settings)
+    settings = {"n_layers": 2, **settings}
+    teacher = TeacherConfig(n_context_regions=n_context_regions, **settings)
     sizes = asdict(ModelConfig(WIDTH, HEADS))
     return TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), REGION_LEN, sizes, asdict(teacher))
 
@@ -38,6 +40,12 @@ def decoder(described, n_context_regions=1, **settings):
 def dpt(n_context_regions=1, **settings):
     torch.manual_seed(0)
     return DPT(config_of(n_context_regions, **{"sees": "step", **settings}))
+
+
+def idt(n_context_regions=1, chunk_len=3, **settings):
+    torch.manual_seed(0)
+    settings = {"n_layers": 3, "kwargs": {"chunk_len": chunk_len}, **settings}
+    return IDT(config_of(n_context_regions, **settings))
 
 
 def lived(model, n_regions=4):
@@ -53,10 +61,12 @@ def lived(model, n_regions=4):
         lambda r: decoder(MAMBA, r),
         lambda r: decoder(GPT2, r),
         dpt,
+        idt,
+        lambda r: idt(r, chunk_len=1),
         # The whole history: as many regions as there are, those before the first being absent.
         lambda r: make_teacher(3 * r),
     ],
-    ids=["llama", "mamba", "gpt2", "dpt", "whole history"],
+    ids=["llama", "mamba", "gpt2", "dpt", "idt", "idt of single steps", "whole history"],
 )
 def test_acting_is_what_is_computed_offline(make, n_context_regions):
     model = make(n_context_regions)
@@ -234,3 +244,81 @@ def test_raw_models_without_tokens_of_regions_take_no_tokenisation(method, tmp_p
     built = TeacherModelConfig(CELLS.to_json(), CHOICE.to_json(), 6, sizes, settings)
     with pytest.raises(TeacherError, match="set it to transition"):
         {"sliding_window": SlidingWindow, "dpt": DPT}[method](built)
+
+
+def test_a_decision_of_idt_sees_what_was_before_its_chunk_alone():
+    """Within a chunk a step sees its own steps; what a chunk came to is seen from the next on."""
+    model, batch = idt().eval(), make_triple(4)  # chunks of 3 in regions of 6
+    with torch.no_grad():
+        before = model(batch).parameters
+        for place, first_moved in ((1, 2), (2, 3)):
+            later = Triple(batch.context, batch.has_context, batch.query.map(torch.clone))
+            later.query.rewards[:, place] += 1
+            moved = (model(later).parameters - before).abs().amax(-1)  # (B, L)
+            assert (moved[:, :first_moved] < 1e-6).all()
+            assert (moved[:, first_moved:] > 1e-5).all()
+        other = Triple(make_triple(4).context, batch.has_context, batch.query)
+        moved = (model(other).parameters - before).abs().amax((1, 2))
+    assert (moved[batch.has_previous] > 1e-4).all()
+    assert (moved[~batch.has_previous] < 1e-6).all()
+
+
+def test_idt_attends_to_less_learns_is_saved_and_is_loaded(tmp_path):
+    model, batch = idt(2, chunk_len=2), make_triple(6, 2)
+    assert model.context_tokens == 2 * 3 * (REGION_LEN // 2) + 3
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        loss = model.actions.nll(model(batch).parameters, batch.query.actions).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    model.save_pretrained(str(tmp_path))
+    again = IDT.from_pretrained(str(tmp_path))
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch).parameters, model(batch).parameters)
+
+
+@pytest.mark.parametrize(("region_len", "chunk_len"), [(6, 3), (80, 5), (32, 4), (7, 1)])
+def test_chunks_divide_a_region_without_being_told(region_len, chunk_len):
+    config = config_of(n_layers=3)
+    config.region_len = region_len
+    assert IDT(config).chunk_len == chunk_len
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kwargs": {"chunk_len": 4}}, "give a divisor of 6"),
+        ({"kwargs": {"window": 4}}, "IDT knows chunk_len alone"),
+        ({"sees": "step"}, "name the method idt"),
+        ({"n_layers": 2}, "IDT needs 3 at least"),
+        ({"tokenisation": "step"}, "set it to transition"),
+    ],
+)
+def test_what_idt_cannot_be_is_refused(settings, told):
+    with pytest.raises(TeacherError, match=told):
+        idt(**settings)
+
+
+def test_idt_cuts_regions_of_one_length():
+    config = config_of(n_layers=3)
+    config.longest_region = REGION_LEN + 2
+    with pytest.raises(TeacherError, match=r"sampling\.jitter"):
+        IDT(config)
+
+
+def test_raw_regions_are_as_many_as_the_method_says(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "collect: {styles: [ppo, random], n_regions: 6, regions: {random: 9}}\n"
+        "teacher: {sees: step, n_context_regions: 3, n_layers: 5, dropout: 0.2}\n"
+    )
+    config = load_config(RunConfig, tmp_path / "a.yaml", [])
+    for name, n_regions in (("previous_region", 1), ("whole_history", 8)):
+        assert name not in config.methods
+        own = METHODS[name].configure(config).teacher
+        assert own == replace(config.teacher, sees="region", n_context_regions=n_regions)
+    assert METHODS["idt"].configure(config).teacher.target == "teacher.idt:IDT"
