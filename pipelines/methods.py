@@ -66,9 +66,9 @@ def dpt(config: RunConfig) -> RunConfig:
 
 
 def idt(config: RunConfig) -> RunConfig:
-    """Change the teacher to the in-context decision transformer."""
+    """Change the teacher to the in-context decision transformer, of three layers at least."""
     model: dict[str, Any] = {"target": "teacher.idt:IDT", "kwargs": {}, "sees": "region"}
-    model["tokenisation"] = "transition"
+    model |= {"tokenisation": "transition", "n_layers": max(config.teacher.n_layers, 3)}
     return replace(config, teacher=replace(config.teacher, **model))
 
 

@@ -25,15 +25,17 @@ from pipelines import fitting
 from pipelines.cli import run_main
 from pipelines.common import open_run
 from pipelines.config import RunConfig
-from pipelines.methods import TRAINED, UNTRAINED, through
+from pipelines.methods import TRAINED, through, untrained_of
 from pipelines.plan import plan
 from pipelines.stages import STAGES
+from tasks.darkroom import DarkRoomFamily
 from training.config import load_config
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENTS = through("distill")
+REFERENCES = untrained_of(DarkRoomFamily(size=3, horizon=5))
 CONTROLS = ["student_zeroed", "student_shuffled", "student_no_context"]
 CONFIG = """
 region_len: 10
@@ -91,7 +93,7 @@ def run_everything(config, run_dir):
     for method in STUDENTS:
         stage("distill", config, at, f"method={method}")
         stage("finetune", config, at, f"method={method}")
-    for method in (*TRAINED, *UNTRAINED):
+    for method in (*TRAINED, *REFERENCES):
         stage("evaluate", config, at, f"method={method}")
     stage("cost", config, at)
 
@@ -175,7 +177,7 @@ def test_evaluation_writes_returns_and_metrics(finished):
     folders = {path.name for path in (finished / "seed_0/evaluate").iterdir()}
     assert folders == {*TRAINED, *CONTROLS}
     references = {path.name for path in (finished / "references").iterdir()}
-    assert references == set(UNTRAINED)
+    assert references == set(REFERENCES)
     for name in folders | references:
         folder = finished / ("references" if name in references else "seed_0/evaluate") / name
         returns = np.load(folder / "eval_result.npy")
@@ -317,8 +319,17 @@ def test_comparing_writes_a_table_of_all_methods(finished, config, capsys):
     assert "student" in capsys.readouterr().out
     with (finished / "comparison/table.csv").open() as table:
         rows = list(csv.DictReader(table))
-    order = ["student", "teacher", "long_context", "dpt", "sliding_window", "truncation"]
-    order += ["mean_pooling", "mean_pooling_encoded", "pca", "none", *CONTROLS]
+    order = ["student", "teacher", "long_context", "dpt", "idt", "previous_region"]
+    order += [
+        "whole_history",
+        "sliding_window",
+        "truncation",
+        "mean_pooling",
+        "mean_pooling_encoded",
+        "pca",
+        "none",
+        *CONTROLS,
+    ]
     order += ["random", "optimal", "posterior_sampling", "coverage"]
     assert [row["method"] for row in rows] == order
     for column in ("mean", "gap_recovered", "context_tokens", "compression_ratio"):
@@ -334,7 +345,7 @@ def test_a_second_run_does_nothing(finished, config, capsys):
     assert written(finished) == before
     told = capsys.readouterr().out
     trained = len(through("train_teacher")) + 2 + 2 * len(STUDENTS)
-    assert told.count("is done") == 2 + trained + len(TRAINED) + len(UNTRAINED) + 1
+    assert told.count("is done") == 2 + trained + len(TRAINED) + len(REFERENCES) + 1
 
 
 def test_another_configuration_is_refused_and_changes_nothing(finished, config, capsys):

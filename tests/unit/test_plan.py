@@ -3,9 +3,12 @@
 import pytest
 
 from pipelines.config import RunConfig
-from pipelines.methods import METHODS, TRAINED, UNTRAINED
+from pipelines.methods import METHODS, TRAINED, untrained_of
 from pipelines.plan import StackedStage, plan, stacked
+from tasks.darkroom import DarkRoomFamily
 from training.config import load_config
+
+ROOM = DarkRoomFamily(size=3, horizon=5)
 
 CONFIG = """
 family: {kwargs: {size: 3, horizon: 5}}
@@ -34,7 +37,7 @@ def after(stages, name):
 def test_a_whole_run_is_every_stage_after_what_it_needs(planned):
     stages = planned()
     assert {name for name in stages if name.endswith("evaluate")} == {
-        f"{name}/evaluate" for name in (*TRAINED, *UNTRAINED) if METHODS[name].usual
+        f"{name}/evaluate" for name in (*TRAINED, *untrained_of(ROOM)) if METHODS[name].usual
     }
     assert after(stages, "triples") == {"collect"}
     assert after(stages, "student/distill") == {
