@@ -307,12 +307,15 @@ def trained(ranks: Ranks) -> dict[str, bytes]:
     return results(run)
 
 
-def rank_of(session: int, rank: int) -> int | None:
-    """The process of a session that is of a rank."""
-    for process in members(session):
-        path = Path(f"/proc/{process}/environ")
-        if f"RANK={rank}".encode() in path.read_bytes().split(b"\0"):
-            return process
+def rank_of(run: Path, rank: int) -> int | None:
+    """The process of a rank: torchrun gives each a session of its own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            of_run = f"run_dir={run}".encode() in (folder / "cmdline").read_bytes().split(b"\0")
+            if of_run and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except OSError:
+            continue
     return None
 
 
@@ -325,10 +328,11 @@ def test_a_rank_of_torchrun_is_killed(ranks: Ranks, trained: dict[str, bytes], r
     run = ranks.copy(f"killed{rank}")
     process = ranks.torchrun(run)
     until(has_begun(run))
-    victim = rank_of(process.pid, rank)
+    victim = rank_of(run, rank)
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     assert ended(process) != 0
+    until(lambda: rank_of(run, 1 - rank) is None, 60)
     assert not (run / "seed_0/teacher/meta.json").exists()
     assert ended(ranks.torchrun(run)) == 0
     assert results(run) == trained
