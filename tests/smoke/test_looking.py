@@ -106,7 +106,7 @@ def test_a_shipped_student_is_the_evaluated_one_with_what_it_needs(finished, shi
     assert own.keys() == copy.keys()
     assert all(own[name].equal(copy[name]) for name in own)
     assert {path.name for path in shipped.iterdir()} == {
-        *("config.json", "config.yaml", "model.safetensors", "README.md")
+        *("config.json", "config.yaml", "model.safetensors", "README.md", "checksums.json")
     }
     metrics = json.loads((finished / "seed_0/evaluate/student/metrics.json").read_text())
     provenance = CADStudent.from_pretrained(shipped).config.provenance
@@ -218,10 +218,12 @@ def test_a_shipped_teacher_is_demonstrated(finished, shipped, tmp_path, capsys):
     assert "code of whoever saved it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["weights", "no provenance", "other split"])
+@pytest.mark.parametrize("damage", ["unseen", "weights", "no provenance", "other split"])
 def test_the_demonstration_refuses_a_damaged_model(shipped, tmp_path, capsys, damage):
     folder = tmp_path / "model"
     shutil.copytree(shipped, folder)
+    if damage != "unseen":
+        (folder / "checksums.json").unlink()  # as if it had been changed on purpose
     config = json.loads((folder / "config.json").read_text())
     if damage == "weights":
         (folder / "model.safetensors").write_bytes(b"hello")
@@ -235,6 +237,7 @@ def test_the_demonstration_refuses_a_damaged_model(shipped, tmp_path, capsys, da
     assert ended.value.code == 2
     told = capsys.readouterr().err
     reasons = {
+        "unseen": "config.json is missing or not as it was written",
         "weights": "cannot be loaded",
         "no provenance": "names no family",
         "other split": "does not tell its held-out tasks",

@@ -267,7 +267,7 @@ def test_actions_that_are_no_classes_are_refused():
     [
         (["policy_gradient.optim.batch_size=40"], "give a divisor of 192"),
         (["policy_gradient.optim.accumulation_steps=16"], "multiple of 64"),
-        (["policy_gradient.optim.checkpoint_every=6"], "4 updates are made of one rollout"),
+        (["policy_gradient.optim.checkpoint_every=6"], "give a multiple of 4"),
         (["policy_gradient.rollouts.n_streams=1", "policy_gradient.optim.batch_size=24"], "value"),
         (["memory.kind=recurrent", "memory.n_regions=2"], "give at most 3"),
         (["compressor.bottleneck=gaussian"], "sends noise that is drawn anew"),
