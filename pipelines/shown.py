@@ -70,6 +70,11 @@ def actor_of(
         if inside is None:
             return _shipped(folder, trust_model_code=trust_model_code)
         origin = _json(folder / MODEL_CONFIG).get("provenance") or {}
+        if not (origin.get("method") or method):
+            raise DemoError(
+                f"{folder / MODEL_CONFIG} does not tell of which method the model is; bring the "
+                "file back, or name it with --method."
+            )
         own = str(origin.get("method") or method), int(origin.get("training_seed") or 0)
         return _of_run(inside, *own, folder)
     if (folder / CONFIG).is_file():
@@ -110,10 +115,14 @@ def _of_run(root: Path, method: str, seed: int | None, folder: Path | None = Non
     model: Any = CADStudent
     if "train_teacher" in record.stages:
         model = teacher_class(own_config(config).teacher.target)
-    return _with_model(
-        model.from_pretrained(str(folder), local_files_only=True, trust_model_code=True),
-        *(family, tasks, config.evaluate.temperature, record.title),
-    )
+    loaded = model.from_pretrained(str(folder), local_files_only=True, trust_model_code=True)
+    own = (loaded.config.provenance or {}).get("split_identity", split.identity)
+    if own != split.identity:
+        raise DemoError(
+            f"the model in {folder} is of a run with other tasks held out than {root / CONFIG} "
+            "names; bring that file back."
+        )
+    return _with_model(loaded, family, tasks, config.evaluate.temperature, record.title)
 
 
 def _last_model(root: Path, config: RunConfig) -> Path:

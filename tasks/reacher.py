@@ -5,20 +5,26 @@ two joints' angles, their speeds, and where the tip is, `(8,)`; action: two torq
 step pays minus the tip's distance from the target, in metres. Episodes last 50 steps.
 """
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
+from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box
 
 from tasks.drawing import plane_picture
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.gymnasium_family import GymnasiumFamily
+
+try:
+    from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
+except DependencyNotInstalled as absent:
+    raise FamilyError(
+        "tasks.reacher needs mujoco, which is not installed; pip install '.[mujoco]'"
+    ) from absent
 
 DISC = 0.2  # metres around the shoulder, where targets lie
 UPPER, LOWER = 0.1, 0.11  # lengths of the arm
@@ -72,10 +78,6 @@ class ReacherFamily(GymnasiumFamily):
             FamilyError: mujoco is missing, or a number is out of range.
         """
         check_counts(n_tasks=n_tasks)
-        if importlib.util.find_spec("mujoco") is None:
-            raise FamilyError(
-                "tasks.reacher needs mujoco, which is not installed; pip install '.[mujoco]'"
-            )
         rng = np.random.default_rng(seed)
         targets: dict[tuple[float, ...], None] = {}
         while len(targets) < n_tasks:

@@ -239,6 +239,8 @@ def attempt(subject: Subject, work: Path, path: Path, damage: Damage, number: in
             if (copy / "sprung").exists():
                 return "pickle: it was unpickled"  # noqa: B012
             after = tree(copy, own)
+            if path.as_posix() not in before:  # what was taken away may be made anew
+                after.pop(path.as_posix(), None)
             if changed := sorted(k for k in before | after if before.get(k) != after.get(k)):
                 return f"changed: {changed[0]}"  # noqa: B012
         if any(path.match(pattern) for pattern in subject.free):

@@ -236,9 +236,8 @@ def test_ray_loses_a_node_in_the_middle_of_a_sweep(tmp_path: Path, undisturbed: 
         log = tmp_path / "there.log"
         until(lambda: log.exists() and log.read_text().count(" started ") >= 2)
         cluster.remove_node(lost, allow_graceful=False)
-        assert ended(process) == 2, log.read_text()
-        told = log.read_text()
-        assert "jobs did not finish" in told
+        status, told = ended(process), log.read_text()
+        assert status == (2 if "jobs did not finish" in told else 0), told  # or begun again
         assert "Traceback" not in told
         assert ended(ablate(tmp_path, "there", "executor=ray", options)) == 0, log.read_text()
     finally:

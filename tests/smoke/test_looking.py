@@ -202,6 +202,18 @@ def test_what_a_run_has_not_trained_is_told(finished, capsys, more, expected):
     assert expected in capsys.readouterr().err
 
 
+def test_a_run_whose_configuration_was_emptied_is_not_demonstrated(finished, tmp_path, capsys):
+    """Its tasks would be those of the defaults, on which the model was trained perhaps."""
+    folder = tmp_path / "run"
+    model = "seed_0/student/finetune"
+    shutil.copytree(finished / model, folder / model)
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        demo(["--model", str(folder)])
+    assert ended.value.code == 2
+    assert "config.yaml names; bring that file back" in capsys.readouterr().err
+
+
 def test_a_shipped_teacher_is_demonstrated(finished, shipped, tmp_path, capsys):
     folder = tmp_path / "teacher"
     shutil.copytree(finished / "seed_0/teacher/model", folder)

@@ -1,6 +1,7 @@
 """MuJoCo's Reacher with an unseen target; without mujoco only what is said of its absence."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,10 @@ needs_mujoco = pytest.mark.skipif(
 
 
 def test_without_mujoco_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for name in [*sys.modules]:
+        if name == "tasks.reacher" or name.startswith("gymnasium.envs.mujoco"):
+            monkeypatch.delitem(sys.modules, name)
     with pytest.raises(FamilyError, match=r"pip install '\.\[mujoco\]'"):
         load_family(TARGET)
 
