@@ -277,7 +277,7 @@ class Ranks:
             "--num_processes",
             "2",
             "--main_process_port",
-            "29641",
+            port,
             "--mixed_precision",
             "no",
         )
@@ -290,7 +290,7 @@ class Ranks:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     made = Ranks(tmp_path_factory.mktemp("ranks"))
     file = made.folder / "small.yaml"
-    longer = SMALL.replace("updates: 30", "updates: 120")  # it must not end before it is killed
+    longer = SMALL.replace("updates: 30", "updates: 600")  # it must not end before it is killed
     file.write_text(TINY.format(run_dir=made.folder / "run") + longer)
     for stage in ("collect", "build_triples"):
         command = [sys.executable, "-m", f"pipelines.{stage}", "--config", str(file)]
@@ -341,7 +341,9 @@ def test_a_machine_of_accelerates_multi_node_file_is_lost(ranks: Ranks, trained:
     run = ranks.copy("machines")
     both = ranks.machines(run)
     until(has_begun(run))
-    for process in members(both[1].pid):
+    worker = rank_of(run, 1)  # in a session of its own
+    assert worker is not None
+    for process in (*members(both[1].pid), worker):
         os.kill(process, signal.SIGKILL)
     assert ended(both[1]) != 0
     assert ended(both[0]) != 0
