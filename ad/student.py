@@ -253,10 +253,7 @@ class CADStudent(InContextModel):
     def fit_bottleneck(self, regions: Regions) -> None:
         """Fit a bottleneck that waits for a trained compressor, on training regions (N, L, ...)."""
         self.eval()
-        n = 256  # at once
-        chunks = (slice(i, i + n) for i in range(0, len(regions.mask), n))
-        each = (regions.map(lambda field, rows=rows: field[rows]) for rows in chunks)
-        parts = [self.compressor(*self.compressor_tokens(r)).values for r in each]
+        parts = [self.compressor(*self.compressor_tokens(r)).values for r in regions.chunks()]
         self.bottleneck.fit(Latents(torch.cat(parts)))
 
     def compressor_tokens(self, regions: Regions) -> tuple[Tensor, Tensor]:

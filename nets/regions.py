@@ -5,7 +5,7 @@ Shapes: B batch, T steps. Nothing here is learned; encoders are in `nets.embeddi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -38,6 +38,11 @@ class Regions:
     def map(self, function: Callable[[Tensor], Tensor]) -> Regions:
         """Return regions with `function` applied to every field."""
         return Regions(**{name: function(getattr(self, name)) for name in REGION_FIELDS})
+
+    def chunks(self, size: int = 256) -> Iterator[Regions]:
+        """Yield the regions (B, T, ...) in order, `size` at once."""
+        for start in range(0, len(self.mask), size):
+            yield self.map(lambda field, start=start: field[start : start + size])
 
     def to(self, device: torch.device | str) -> Regions:
         """Return the regions on a device."""

@@ -19,6 +19,11 @@ def check_variants(config: RunConfig) -> None:
     _check_lengths(config)
     _check_positions(config)
     _check_online(config)
+    if config.compressor.bottleneck_kwargs.get("fitted") and not config.finetune.enabled:
+        raise ValueError(
+            "compressor.bottleneck_kwargs.fitted is true, but finetune, which begins with the "
+            "fit, is not enabled: nothing would ever be coded; set finetune.enabled=true"
+        )
 
 
 def _check_lengths(config: RunConfig) -> None:

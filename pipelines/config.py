@@ -338,12 +338,6 @@ class RunConfig:
                     f"to act on; set it to 0, or take one that has ({', '.join(limited)})"
                 )
 
-        if self.compressor.bottleneck_kwargs.get("fitted") and not self.finetune.enabled:
-            raise ValueError(
-                "compressor.bottleneck_kwargs.fitted is true, but finetune, which begins with the "
-                "fit, is not enabled: nothing would ever be coded; set finetune.enabled=true"
-            )
-
     def _check_losses(self) -> None:
         """What losses ask of the models is what the models are."""
         frozen = self.distill.freeze_compressor and self.pretrain.enabled

@@ -44,44 +44,35 @@ def own_teacher_section(name: str) -> Change:
     return lambda config: replace(config, teacher=getattr(config, name))
 
 
+def raw_model(config: RunConfig, target: str, **settings: Any) -> RunConfig:
+    """Change the teacher to a raw-context model that reads a region's transitions, and sees it."""
+    model: dict[str, Any] = {"target": target, "kwargs": {}, "sees": "region"}
+    model |= {"tokenisation": "transition", **settings}
+    return replace(config, teacher=replace(config.teacher, **model))
+
+
 def sliding_window(config: RunConfig) -> RunConfig:
     """Change the teacher to AD over as many raw steps as the student attends to tokens."""
     online, m = config.compressor.online, config.compressor.n_latents
     latents = config.memory.n_tokens(m) + (m if online else 0)
-    settings: dict[str, Any] = {
-        "target": "teacher.sliding_window:SlidingWindow",
-        "kwargs": {"window": latents + config.decoder.n_steps(online or config.region_len)},
-        "sees": "region",
-        "tokenisation": "transition",
-    }
-    return replace(config, teacher=replace(config.teacher, **settings))
+    window = latents + config.decoder.n_steps(online or config.region_len)
+    return raw_model(config, "teacher.sliding_window:SlidingWindow", kwargs={"window": window})
 
 
 def dpt(config: RunConfig) -> RunConfig:
     """Change the teacher to DPT, which learns the optimal actions of the task."""
-    model = {"target": "teacher.dpt:DPT", "kwargs": {}, "sees": "step"}
-    model["tokenisation"] = "transition"
     training = replace(config.train_teacher, target="optimal", label_smoothing=0.0)
-    return replace(config, teacher=replace(config.teacher, **model), train_teacher=training)
+    return replace(raw_model(config, "teacher.dpt:DPT", sees="step"), train_teacher=training)
 
 
 def idt(config: RunConfig) -> RunConfig:
     """Change the teacher to the in-context decision transformer, of three layers at least."""
-    model: dict[str, Any] = {"target": "teacher.idt:IDT", "kwargs": {}, "sees": "region"}
-    model |= {"tokenisation": "transition", "n_layers": max(config.teacher.n_layers, 3)}
-    return replace(config, teacher=replace(config.teacher, **model))
+    return raw_model(config, "teacher.idt:IDT", n_layers=max(config.teacher.n_layers, 3))
 
 
-def raw_regions(n_context_regions: int) -> Callable[[RunConfig], RunConfig]:
+def raw_regions(n_context_regions: int) -> Change:
     """Return the change to marker-based AD over so many raw regions and the current one."""
-
-    def change(config: RunConfig) -> RunConfig:
-        model: dict[str, Any] = {"target": TeacherConfig.target, "kwargs": {}, "sees": "region"}
-        model["tokenisation"] = "transition"
-        own = replace(config.teacher, n_context_regions=n_context_regions, **model)
-        return replace(config, teacher=own)
-
-    return change
+    return partial(raw_model, target=TeacherConfig.target, n_context_regions=n_context_regions)
 
 
 def whole_history(config: RunConfig) -> RunConfig:

@@ -11,19 +11,13 @@ from torch import Tensor
 from ad.student import CADStudent
 from nets.regions import Regions
 
-CHUNK = 256
 LEAST = 1e-12
 
 
 @torch.inference_mode()
 def chunked(function: Callable[[Regions], Tensor], regions: Regions) -> np.ndarray:
     """Apply a function of regions chunk by chunk, and join what it returns on its first axis."""
-    n = len(regions.mask)
-    parts = [
-        function(regions.map(lambda f, s=start: f[s : s + CHUNK])).float().cpu().numpy()
-        for start in range(0, n, CHUNK)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate([function(part).float().cpu().numpy() for part in regions.chunks()])
 
 
 def latents_of(student: CADStudent, regions: Regions) -> np.ndarray:
