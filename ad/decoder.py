@@ -85,7 +85,11 @@ class Decoder(nn.Module):
         region_len: L, the most steps in a query.
         n_outputs: P, parameters of the action distribution.
         chunk_len: n, steps that attend to each other, where fewer than L; 0 for all of a region.
+        places: (M,) rotary positions of the latents, in steps from the region's first; None for
+            none.
     """
+
+    places: Tensor | None
 
     def __init__(
         self,
@@ -96,8 +100,10 @@ class Decoder(nn.Module):
         region_len: int,
         n_outputs: int,
         chunk_len: int = 0,
+        places: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("places", places)
         self.region_len = region_len
         self.sees_region = config.sees == "region"
         self.prefixed = config.reads == "prefix"
@@ -134,9 +140,20 @@ class Decoder(nn.Module):
             tokens,
             is_causal=chunks is None,
             mask=chunks,
-            memory=self.layers.project_memory(latents.values),
+            memory=self.layers.project_memory(latents.values, self.places),
             memory_mask=latents.mask,
+            places=self._step_places(tokens.shape[1]),
         )
+
+    def _step_places(self, n_steps: int, at: int = 0) -> Tensor | None:
+        """Return the positions of steps from `at` on, where latents have some.
+
+        A step that is seen alone does not know which it is: it stands at the region's first.
+        """
+        if self.places is None:
+            return None
+        steps = torch.arange(at, at + n_steps, device=self.places.device)
+        return steps if self.sees_region else torch.zeros_like(steps)
 
     def _attended(self, latents: Latents, n_steps: int) -> Tensor:
         """Return which of latents and steps each of them attends to, (B, M + T, M + T)."""
@@ -172,7 +189,7 @@ class Decoder(nn.Module):
         """
         if self.prefixed:
             return self._start_prefix(latents, state)
-        memory = self.layers.project_memory(latents.values)
+        memory = self.layers.project_memory(latents.values, self.places)
         if state is None:
             caches = []
             if self.sees_region:
@@ -187,6 +204,7 @@ class Decoder(nn.Module):
         """Return action parameters (B, P) for the next step token (B, 1, D), kept in `state`."""
         if self.sees_region:
             token = token + self.positions[state.at]
+        places = self._step_places(1, state.at)
         state.at += 1
         if self.prefixed:
             return self.action_head(self._step_after_prefix(token, state)[:, 0])
@@ -194,6 +212,7 @@ class Decoder(nn.Module):
             token,
             memory=state.memory,
             memory_mask=state.memory_mask,
+            places=places,
             caches=state.caches or None,
         )
         return self.action_head(hidden[:, 0])

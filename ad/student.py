@@ -190,7 +190,9 @@ class CADStudent(InContextModel):
         with seeded_part("decoder"):
             self.part_len = parts.compressor.online
             outputs = {"n_outputs": self.actions.n_parameters, "chunk_len": self.part_len}
-            self.decoder = Decoder(parts.decoder, **outputs, **sizes)
+            rotary = parts.compressor.latent_positions == "rotary"
+            places = self.memory.places() if rotary else None
+            self.decoder = Decoder(parts.decoder, places=places, **outputs, **sizes)
         if self.part_len:  # tells a region being filled from those before it
             self.unfinished = nn.Parameter(torch.randn(width) * 0.02)
         if parts.model.init == "matched":

@@ -64,7 +64,8 @@ class CompressorConfig:
             whole regions alone.
         latent_positions: What tells latents apart besides their contents, in the latent queries
             and in the memory: positions spread over the region, `learned` from there on or `fixed`
-            there, or `none`.
+            there, or `none`. With `rotary` the decoder's attention turns keys and queries by
+            them, so that it sees how far back a latent lies.
         kwargs: Settings of the kind's own, checked by its class.
         bottleneck_kwargs: Settings of the bottleneck's own, checked by its class.
     """

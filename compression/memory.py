@@ -111,6 +111,18 @@ class Memory(nn.Module):
         Called once, when it is built; by default there are none, and nothing is done.
         """
 
+    @classmethod
+    def tells_places(cls) -> bool:
+        """Return whether it knows which steps what it shows is about, as rotary positions need."""
+        return False
+
+    def places(self) -> Tensor:
+        """Return where what it shows lies, (`n_tokens`,), in steps from the current region's first.
+
+        Those of earlier regions are negative. Only of a memory that `tells_places`.
+        """
+        raise NotImplementedError
+
     def place(self, addresses: Tensor) -> None:
         """Let learned places of a region's latents begin as these, (M, D); by default none do."""
 
@@ -171,7 +183,7 @@ class Accumulate(Memory):
         self, config: MemoryConfig, *, n_latents: int, d_model: int, region_len: int
     ) -> None:
         super().__init__(config, n_latents=n_latents, d_model=d_model, region_len=region_len)
-        self.n_latents = n_latents
+        self.n_latents, self.region_len = n_latents, region_len
         self.n_read = self.regions_read(config)
         self.positions = nn.Parameter(0.1 * sinusoids(spread(n_latents, region_len), d_model))
         self.region_index = None
@@ -188,6 +200,16 @@ class Accumulate(Memory):
     def position(self, kind: LatentPositions) -> None:
         """Learn the positions of a region's latents, keep them, or leave them out."""
         settle(self, "positions", kind)
+
+    @classmethod
+    def tells_places(cls) -> bool:
+        """Whether regions stand in their order."""
+        return cls.by_age
+
+    def places(self) -> Tensor:
+        """Return the centres of the parts of each region, the newest ending at step 0."""
+        begins = torch.arange(-self.n_read, 0) * self.region_len
+        return (begins[:, None] + spread(self.n_latents, self.region_len)).flatten()
 
     def place(self, addresses: Tensor) -> None:
         """Let learned positions of a region's latents begin as `addresses`, (M, D)."""

@@ -49,7 +49,7 @@ class QueryPooling(Compressor):
         self.encoder = Encoder(config, d_model, n_heads, region_len)
         positions = sinusoids(spread(config.n_latents, region_len), d_model)
         noise = torch.randn(config.n_latents, d_model)
-        begin = 0.1 * positions if config.latent_positions == "learned" else 0.0
+        begin = 0.1 * positions if config.latent_positions in ("learned", "rotary") else 0.0
         self.latent_queries = nn.Parameter(begin + 0.02 * noise)
         fixed = 0.1 * positions if config.latent_positions == "fixed" else None
         self.query_positions: Tensor | None

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.positions import rotate
+
 
 @dataclass
 class KeyValueCache:
@@ -124,15 +126,24 @@ class CrossAttention(nn.Module):
         """Draw queries and keys as one projection (`nets.matching`)."""
         _match(self.q, self.kv, self.n_heads)
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys and values (B, H, M, K) of a memory (B, M, D)."""
+    def project(self, memory: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (B, H, M, K) of a memory (B, M, D), keys turned by `places`.
+
+        Args:
+            memory: (B, M, D).
+            places: (M,) rotary positions of the memory, in steps; None for none.
+        """
         batch, length, width = memory.shape
         kv = self.kv(memory).view(batch, length, 2, self.n_heads, width // self.n_heads)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        return k, v
+        return k if places is None else rotate(k, places), v
 
     def forward(
-        self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Attend from `x` (B, T, D) to projected `memory`.
 
@@ -140,12 +151,14 @@ class CrossAttention(nn.Module):
             x: (B, T, D).
             memory: Keys and values of M places, as `project` returns them.
             mask: (B, M) bool, True = attend, or (B, T, M) where it differs between steps.
+            places: (T,) rotary positions of the steps, where the memory has some.
 
         Returns:
             (B, T, D).
         """
         batch, steps, width = x.shape
         q = self.q(x).view(batch, steps, self.n_heads, -1).transpose(1, 2)  # (B, H, T, K)
+        q = q if places is None else rotate(q, places)
         attend = None
         if mask is not None:  # (B, 1, 1, M) or (B, 1, T, M)
             attend = mask[:, None] if mask.ndim == 3 else mask[:, None, None, :]

@@ -69,6 +69,7 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         memory: Memory | None = None,
         memory_mask: Tensor | None = None,
+        places: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Map (B, T, D) to (B, T, D); arguments as in `nets.attention`."""
@@ -80,7 +81,7 @@ class Block(nn.Module):
         if self.cross is not None and self.cross_norm is not None:
             if memory is None:
                 raise TypeError("a block with cross-attention needs a projected memory")
-            x = x + self.dropout(self.cross(self.cross_norm(x), memory, memory_mask))
+            x = x + self.dropout(self.cross(self.cross_norm(x), memory, memory_mask, places))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -119,9 +120,9 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
 
-    def project_memory(self, memory: Tensor) -> list[Memory]:
+    def project_memory(self, memory: Tensor, places: Tensor | None = None) -> list[Memory]:
         """Return each block's keys and values of a memory (B, M, D), to be kept while acting."""
-        return [block.cross.project(memory) for block in self.blocks]  # pyright: ignore
+        return [block.cross.project(memory, places) for block in self.blocks]  # pyright: ignore
 
     def new_caches(self, batch: int, length: int) -> list[KeyValueCache]:
         """Return one empty cache per block."""
@@ -135,6 +136,7 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         memory: Sequence[Memory] | None = None,
         memory_mask: Tensor | None = None,
+        places: Tensor | None = None,
         caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
         """Map (B, T, D) to (B, T, D) through every block and the final norm."""
@@ -145,6 +147,7 @@ class Transformer(nn.Module):
                 mask=mask,
                 memory=None if memory is None else memory[i],
                 memory_mask=memory_mask,
+                places=places,
                 cache=None if caches is None else caches[i],
             )
         return self.norm(x)

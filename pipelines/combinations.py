@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
+from compression.memory import memory_class
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -79,3 +80,38 @@ def _check_positions(config: RunConfig) -> None:
             "does not say which latent it is, and nothing else would; set it to learned or "
             "fixed, or take another bottleneck"
         )
+    if positions == "rotary":
+        _check_rotary(config)
+
+
+def _check_rotary(config: RunConfig) -> None:
+    """Keys of latents can be turned by how far back they lie."""
+    instead = "; set it to learned, fixed or none"
+    if not memory_class(config.memory.kind).tells_places():
+        raise ValueError(
+            f"compressor.latent_positions is rotary, but memory.kind={config.memory.kind} does not "
+            f"tell how far back what it shows lies{instead}, or kind to accumulate"
+        )
+    if config.decoder.reads == "prefix":
+        raise ValueError(
+            "compressor.latent_positions is rotary, but with decoder.reads=prefix latents are "
+            f"read by self-attention, which is not turned{instead}, or reads to cross"
+        )
+    if config.compressor.online:
+        raise ValueError(
+            "compressor.latent_positions is rotary, but latents of a region being filled "
+            f"(compressor.online={config.compressor.online}) have no place yet{instead}, or online "
+            "to 0"
+        )
+    if config.model.d_model // config.model.n_heads % 2:
+        raise ValueError(
+            "compressor.latent_positions is rotary, which turns pairs, but a head of "
+            f"model.d_model={config.model.d_model} and n_heads={config.model.n_heads} has an odd "
+            f"width{instead}, or change d_model or n_heads"
+        )
+    for name in ("distill", "finetune", "on_policy"):
+        if getattr(config, name).loss.attention:
+            raise ValueError(
+                f"compressor.latent_positions is rotary, but {name}.loss.attention compares with "
+                f"raw tokens, which have no places{instead}, or attention to 0"
+            )

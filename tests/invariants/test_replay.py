@@ -120,6 +120,8 @@ STUDENTS = {
     },
     "fixed positions": {"latent_positions": "fixed"},
     "no positions": {"latent_positions": "none", "memory": MemoryConfig("accumulate", 2)},
+    "rotary positions": {"latent_positions": "rotary", "memory": MemoryConfig("accumulate", 2)},
+    "rotary positions, a step alone": {"latent_positions": "rotary", "sees": "step"},
     "a step alone": {"sees": "step", "memory": MemoryConfig("accumulate", 2)},
 }
 

@@ -507,3 +507,22 @@ def test_codes_without_positions_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="does not say which latent it is"):
         load_config(RunConfig, file, ["compressor.bottleneck=fsq"])
     load_config(RunConfig, file, ["compressor.bottleneck=gaussian"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["memory={kind: recurrent, n_regions: 2}"], "does not tell how far back"),
+        (["memory={kind: retrieval, n_regions: 3}"], "does not tell how far back"),
+        (["decoder.reads=prefix"], "read by self-attention"),
+        (["compressor.online=8"], "have no place yet"),
+        (["model.d_model=36", "model.n_heads=4"], "odd width"),
+        (["finetune.loss.attention=1"], "finetune.loss.attention compares"),
+    ],
+)
+def test_rotary_positions_are_refused_where_nothing_has_a_place(tmp_path, overrides, told):
+    file = tmp_path / "run.yaml"
+    file.write_text("compressor: {latent_positions: rotary}\n")
+    load_config(RunConfig, file)
+    with pytest.raises(ConfigError, match=told):
+        load_config(RunConfig, file, overrides)

@@ -23,7 +23,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from nets.actions import ActionDistribution
 from nets.attention import CrossAttention, SelfAttention
 from nets.embeddings import FieldEncoder, RawFeatures, StepEncoder, TransitionEncoder
-from nets.positions import sinusoids, spread
+from nets.positions import rotate, sinusoids, spread
 from nets.regions import Steps
 from nets.scaling import FieldScaling
 from nets.spaces import FieldSpec, SpaceError, field_spec
@@ -343,3 +343,16 @@ def test_equal_generators_draw_equal_actions():
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_rotated_products_depend_on_distances_alone():
+    queries, keys = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 4, 8)
+    asked, places = torch.arange(5), torch.tensor([-7.5, -4.0, -2.5, 0.0])
+
+    def scores(shift):
+        return rotate(queries, asked + shift) @ rotate(keys, places + shift).transpose(-1, -2)
+
+    torch.testing.assert_close(scores(0.0), scores(11.0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rotate(queries, torch.zeros(5)), queries)
+    torch.testing.assert_close(rotate(queries, asked).norm(dim=-1), queries.norm(dim=-1))
+    assert (scores(0.0) - queries @ keys.transpose(-1, -2)).abs().max() > 0.1

@@ -478,6 +478,32 @@ def test_latents_without_positions_are_a_set(kind, memory):
     assert (apart < 1e-5) == (kind == "none")
 
 
+def test_rotary_positions_tell_how_far_back_a_latent_lies(tmp_path):
+    student = make_student(
+        n_latents=2, latent_positions="rotary", memory=MemoryConfig("accumulate", 2), seed=3
+    ).eval()
+    newest = torch.tensor([0.25, 0.75]) * REGION_LEN - REGION_LEN
+    torch.testing.assert_close(student.memory.places(), torch.cat([newest - REGION_LEN, newest]))
+    student.memory.region_index.data.zero_()  # nothing but places tells the regions apart
+    query = make_regions(3, REGION_LEN)
+    values, there = torch.randn(2, 3, 2, WIDTH), torch.ones(3, dtype=torch.bool)
+
+    def decoded(model, order):
+        state = model.memory.start(3)
+        for k in order:
+            state = model.memory.update(state, Latents(values[k]), there)
+        return model.decode(query, model.memory.read(state))
+
+    with torch.no_grad():
+        forwards, backwards = decoded(student, [0, 1]), decoded(student, [1, 0])
+        assert (forwards - backwards).abs().max() > 1e-4
+        student.save_pretrained(tmp_path)
+        loaded = CADStudent.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(decoded(loaded, [0, 1]), forwards)
+        student.decoder.places = None
+        torch.testing.assert_close(decoded(student, [0, 1]), decoded(student, [1, 0]))
+
+
 @pytest.mark.parametrize(("kind", "learned"), [("learned", True), ("fixed", False)])
 def test_fixed_positions_of_latents_are_no_parameters(kind, learned):
     student = make_student(latent_positions=kind)
