@@ -1,5 +1,6 @@
 """Variants of the method, several at once, through every stage's real command."""
 
+import csv
 import json
 from importlib import import_module
 
@@ -46,6 +47,18 @@ memory: {kind: accumulate, n_regions: 2}
 decoder: {n_layers: 1, reads: prefix}
 teacher: {n_layers: 1, n_context_regions: 2, tokenisation: step}
 """,
+    "two kinds of rooms": """
+family:
+  target: tasks.mixture:MixtureFamily
+  kwargs:
+    families:
+      - {target: "tasks.darkroom:DarkRoomFamily", kwargs: {size: 3, horizon: 5}}
+      - {target: "tasks.key_to_door:KeyToDoorFamily", kwargs: {n_goals: 1, size: 3, horizon: 5, n_tasks: 9}}
+split: {seed: 0, n_validation: 4, n_test: 6}
+sampling: {jitter: 0.4}
+compressor: {n_latents: 2, n_layers: 1, latent_positions: rotary}
+memory: {kind: accumulate, n_regions: 2}
+""",
 }
 
 
@@ -69,3 +82,10 @@ def test_variants_go_through_every_stage(variant, tmp_path):
         method = "teacher" if name == "evaluate_shorter" else "student"
         text = (tmp_path / f"run/seed_0/{name}/{method}/metrics.json").read_text()
         assert json.loads(text)["region_len"] == length
+    stage("compare")
+    groups = tmp_path / "run/comparison/groups.csv"
+    assert groups.exists() == (variant == "two kinds of rooms")
+    if groups.exists():
+        with groups.open() as file:
+            found = {row["group"] for row in csv.DictReader(file) if row["method"] == "student"}
+        assert found == {"all", "darkroom", "key_to_door"}
