@@ -1,6 +1,9 @@
-"""Objects named by import path, `module:Name`."""
+"""Objects named by import path, `module:Name`; how much is imported at once."""
 
+import contextlib
+import gc
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -28,3 +31,20 @@ def import_object(path: str) -> Any:
     if not hasattr(imported, name):
         raise ImportPathError(f"module {module!r} has no {name!r}")
     return getattr(imported, name)
+
+
+@contextlib.contextmanager
+def many_imports() -> Iterator[None]:
+    """Import thousands of modules without the garbage collector, at a process's start.
+
+    It would look through all that has been imported so far again and again, for a quarter of the
+    time that torch and transformers take, and find nothing. Nor does it look at that later.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+        gc.freeze()

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from base.errors import as_user_error
+from base.imports import many_imports
 
 RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
 EXPERIMENTS_CONFIG = "pipelines.experiments:ExperimentsConfig"
@@ -56,7 +57,7 @@ def run_stage(
     """
     doc = sys.modules["__main__"].__doc__
     stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
-    with mistakes_told():
+    with mistakes_told(), many_imports():
         stage = importlib.import_module(f"pipelines.{name}").main
     run_main(stage, config_class=config_class, flags=flags)
     raise SystemExit(0)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, Self
 
 from base.errors import UserError, as_user_error
+from base.imports import many_imports
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 GRACE_SECONDS = 5.0  # what a job that is told to stop has for its own cleaning up
@@ -294,9 +295,12 @@ def _serve(pipe: connection.Connection) -> None:
     """A worker's life: jobs until the parent closes the pipe, or is no more."""
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    importing = many_imports()  # by unpickling the first job
     while True:
         try:
-            job, log = pipe.recv()
+            with importing:
+                job, log = pipe.recv()
+            importing = contextlib.nullcontext()
             pipe.send(run_job(job, log))
         except (EOFError, BrokenPipeError):
             return

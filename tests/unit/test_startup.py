@@ -1,9 +1,16 @@
 """What a process imports before it works: nothing heavy for `--help`, else what it uses."""
 
+import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from histories_data import collect_small
+
+from base.imports import many_imports
+from histories.triples import build_triples
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
@@ -23,10 +30,13 @@ print(json.dumps(told))
 """
 FOR_WORK = """
 import importlib, json, sys
+from pathlib import Path
 for name in sys.argv[1].split(","):
     importlib.import_module(f"pipelines.{name}")
 from pipelines.config import RunConfig
 RunConfig()
+from histories.table import RegionTable
+RegionTable.load(Path(sys.argv[2]))
 print(json.dumps(sorted(sys.modules)))
 """
 DRAWS = {"compare", "probe", "demo", "ship"}
@@ -34,15 +44,17 @@ DRAWS = {"compare", "probe", "demo", "ship"}
 HEAVY = {
     "datasets",
     "matplotlib",
+    "pandas",
+    "sklearn",
     "stable_baselines3",
     "tensorboard",
     "vector_quantize_pytorch",
 }
-"""`transformers`, which models are saved by, brings scikit-learn, pandas and torch's compiler."""
+"""`transformers`, which models are saved by, brings torch's compiler, sympy and scipy."""
 
 
-def found_by(code: str, names: list[str]):
-    command = [sys.executable, "-c", code, ",".join(names)]
+def found_by(code: str, names: list[str], *more: Path):
+    command = [sys.executable, "-c", code, ",".join(names), *map(str, more)]
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
 
@@ -51,7 +63,21 @@ def test_help_of_no_stage_imports_torch():
     assert found_by(FOR_HELP, SCRIPTS) == {name: [True, False] for name in SCRIPTS}
 
 
-def test_stages_import_no_library_they_do_not_use():
-    imported = set(found_by(FOR_WORK, [name for name in SCRIPTS if name not in DRAWS]))
-    assert "torch" in imported
+def test_stages_import_no_library_they_do_not_use(tmp_path):
+    build_triples(collect_small(tmp_path).path, tmp_path)
+    names = [name for name in SCRIPTS if name not in DRAWS]
+    imported = set(found_by(FOR_WORK, names, tmp_path / "train"))
+    assert {"torch", "pyarrow"} <= imported
     assert not imported & HEAVY
+
+
+def test_many_imports_are_made_without_the_garbage_collector():
+    before = gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), many_imports():  # noqa: PT012
+            within = gc.isenabled()
+            raise ImportError
+        assert (within, gc.isenabled()) == (False, True)
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
