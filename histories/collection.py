@@ -1,7 +1,7 @@
 """Collecting histories: many independent jobs, resumable, shared out over ranks, then one file.
 
-A part is one history, of one (task, style, source seed); a job makes the parts of one task, or of
-several that a source plays together. Sources, and where jobs run, are handed in.
+A history is of one (task, style, source seed); a job makes those of one task, or of several that a
+source plays together, and writes them as one part. Sources, and where jobs run, are handed in.
 """
 
 import contextlib
@@ -24,7 +24,13 @@ from rich.progress import (
 
 from base.errors import UserError
 from base.ranges import AtLeast, Between, Distinct, NonEmpty
-from histories.curves import CURVES_NAME, Curve, curve_warning, write_learning_curves
+from histories.curves import (
+    CURVES_NAME,
+    Curve,
+    curve_warning,
+    learning_curves,
+    write_learning_curves,
+)
 from histories.regions import MarkerRule, RuleName
 from histories.schema import SCHEMA_VERSION, check_history
 from histories.sources import Source, SourceJob, make_histories
@@ -120,57 +126,62 @@ class CollectSummary:
 
 
 @dataclass(frozen=True)
-class _Part:
-    task: Task
-    path: Path
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class CollectJob:
-    """One call of a source, and the files its histories go to.
+    """One call of a source, and the file its histories go to.
 
     Attributes:
         name: Unique within a collection.
         source: To call.
         job: What to call it with.
-        parts: One per task of the job.
+        path: Of its part.
+        made_from: Of each task, its history's name and a hash of all that it depends on.
     """
 
     name: str
     source: Source
     job: SourceJob
-    parts: tuple[_Part, ...]
+    path: Path
+    made_from: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that its histories depend on."""
+        return _hash_of(self.made_from)
 
     def is_done(self) -> bool:
-        """Whether all its parts are there; raises CollectError where one is of other settings."""
-        return all([_is_done(part) for part in self.parts])  # a list: looks at all of them
+        """Whether its part is there; raises CollectError where that is of other settings."""
+        found = part_fingerprint(self.path)
+        if found not in (None, self.fingerprint):
+            raise CollectError(
+                f"{self.path} was collected with other settings; "
+                f"delete {self.path.parent} or choose another run directory"
+            )
+        return found is not None
 
 
 Run = Callable[[Sequence[CollectJob], Callable[[CollectJob], None]], None]
-"""Runs jobs by `make_parts` and tells of each that is finished."""
+"""Runs jobs by `make_part` and tells of each that is finished."""
 
 
-def make_parts(job: CollectJob) -> None:
-    """Make the histories of a job and write those that are not there yet.
+def make_part(job: CollectJob) -> None:
+    """Make the histories of a job and write them.
 
     Raises:
         SourceError: The source returned something else than a history per task.
         HistoryError: A history does not fit the schema.
     """
-    histories = make_histories(job.source, job.job)
-    for part, history in zip(job.parts, histories, strict=True):
-        family = job.job.family
-        spaces = family.observation_space, family.action_space
+    family, histories = job.job.family, make_histories(job.source, job.job)
+    spaces = family.observation_space, family.action_space
+    for history in histories:
         check_history(history, *spaces, episode_len=family.episode_len)
-        if not _is_done(part):
-            write_part(part.path, history, part.fingerprint)
+    indices = (task.index for task in job.job.tasks)
+    write_part(job.path, dict(zip(indices, histories, strict=True)), job.fingerprint)
 
 
 def one_after_another(jobs: Sequence[CollectJob], tell: Callable[[CollectJob], None]) -> None:
     """Run jobs in this very process."""
     for job in jobs:
-        make_parts(job)
+        make_part(job)
         tell(job)
 
 
@@ -220,30 +231,37 @@ def collect(
     _check_settings(settings, sources)
     family_settings = dict(family_settings or {})
     jobs = list(_jobs(family, split, settings, sources, family_settings, out_dir / "parts"))
-    parts = [part for job in jobs for part in job.parts]
     path, curves = out_dir / HISTORIES_NAME, ()
-    content_hash = _content_hash(parts, split)
+    content_hash = _hash_of(
+        [split.identity, split.name, *(m for job in jobs for m in job.made_from)]
+    )
     assembled = _holds(path, content_hash)
     done = [job.is_done() or assembled for job in jobs]  # looks at all: old settings end here
     mine = jobs[rank::world_size]
     todo = [job for job, is_done in zip(mine, done[rank::world_size], strict=True) if not is_done]
-    n_mine = sum(len(job.parts) for job in mine)
-    n_missing = sum(not _is_done(part) for job in todo for part in job.parts)
+    n_mine, n_todo = _n_histories(mine), _n_histories(todo)
     if todo:
         with _progress_bar(progress) as bar:
-            run(todo, _teller(bar, n_mine, sum(len(job.parts) for job in todo)))
+            run(todo, _teller(bar, n_mine, n_todo))
     if barrier is not None:
         barrier()
     if rank == 0:
         while not (assembled or all(job.is_done() for job in jobs)):
             time.sleep(poll_seconds)
-        if not assembled:
+        if assembled:
+            with open_histories(path) as reader:
+                curves = tuple(learning_curves(reader))
+        else:
             stored = {**asdict(settings), "content_hash": content_hash, "family": family_settings}
-            _assemble_parts(family, split, stored, parts, path)
-        curves = tuple(write_learning_curves(path, out_dir / CURVES_NAME))
+            curves = tuple(_assemble_parts(family, split, stored, jobs, path))
+        write_learning_curves(curves, out_dir / CURVES_NAME)
     seconds = time.monotonic() - began
     n_steps = sum(job.job.n_env_steps for job in todo)
-    return CollectSummary(path, len(parts), n_mine - n_missing, n_steps, seconds, curves)
+    return CollectSummary(path, _n_histories(jobs), n_mine - n_todo, n_steps, seconds, curves)
+
+
+def _n_histories(jobs: Sequence[CollectJob]) -> int:
+    return sum(len(job.made_from) for job in jobs)
 
 
 def _check_settings(settings: CollectSettings, sources: Mapping[str, Source]) -> None:
@@ -281,32 +299,28 @@ def _jobs(
         for seed in settings.source_seeds:
             for first in range(0, len(tasks), together):
                 own = tuple(tasks[first : first + together])
+                name = f"{style}-{seed}-{own[0].index:05d}"
                 yield CollectJob(
-                    f"{style}-{seed}-{own[0].index:05d}",
+                    name,
                     source,
                     SourceJob(
                         *(family, own, split.train, style, seed, n_streams),
                         *(settings.regions_of(style), settings.rule()),
                     ),
-                    tuple(_part(task, style, seed, made_by, parts_dir) for task in own),
+                    parts_dir / f"{name}.h5",
+                    tuple(_made_from(task, style, seed, made_by) for task in own),
                 )
 
 
-def _part(task: Task, style: str, seed: int, made_by: Mapping[str, Any], parts_dir: Path) -> _Part:
-    """A part's fingerprint hashes all that it depends on but what stands in its name."""
+def _made_from(task: Task, style: str, seed: int, made_by: Mapping[str, Any]) -> str:
+    """Name of a history, and a hash of all that it depends on but what stands in its name."""
     content = {"schema_version": SCHEMA_VERSION, "task": task.key(), **made_by}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return _Part(task, parts_dir / f"{task.index:05d}-{style}-{seed}.h5", fingerprint)
+    return f"{task.index:05d}-{style}-{seed}.h5 {fingerprint}"
 
 
-def _is_done(part: _Part) -> bool:
-    found = part_fingerprint(part.path)
-    if found not in (None, part.fingerprint):
-        raise CollectError(
-            f"{part.path} was collected with other settings; "
-            f"delete {part.path.parent} or choose another run directory"
-        )
-    return found is not None
+def _hash_of(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _teller(bar: Progress, n_parts: int, n_todo: int) -> Callable[[CollectJob], None]:
@@ -318,7 +332,7 @@ def _teller(bar: Progress, n_parts: int, n_todo: int) -> Callable[[CollectJob], 
         nonlocal n_steps
         n_steps += job.job.n_env_steps
         speed = n_steps / max(time.monotonic() - began, 1e-9)
-        bar.update(shown, advance=len(job.parts), speed=speed)
+        bar.update(shown, advance=len(job.made_from), speed=speed)
 
     return tell
 
@@ -336,13 +350,6 @@ def _progress_bar(shown: bool) -> Progress:
     )
 
 
-def _content_hash(parts: Sequence[_Part], split: Split) -> str:
-    """Hash of all that the assembled file depends on."""
-    content = [split.identity, split.name]
-    content += [f"{part.path.name} {part.fingerprint}" for part in parts]
-    return hashlib.sha256("\n".join(content).encode()).hexdigest()
-
-
 def _holds(path: Path, content_hash: str) -> bool:
     with contextlib.suppress(HistoryFileError), open_histories(path) as reader:
         return reader.settings.get("content_hash") == content_hash
@@ -353,24 +360,31 @@ def _assemble_parts(
     family: TaskFamily,
     split: Split,
     stored: Mapping[str, Any],
-    parts: Sequence[_Part],
+    jobs: Sequence[CollectJob],
     path: Path,
-) -> None:
-    files: dict[int, list[Path]] = {}
-    for part in parts:
-        files.setdefault(part.task.index, []).append(part.path)
-    tasks = family.tasks()
-    assemble(
+) -> Iterator[Curve]:
+    """Assemble the file; its learning curves, in the order of `learning_curves`."""
+    tasks, made = family.tasks(), dict[int, list[CollectJob]]()
+    for job in jobs:
+        for task in job.job.tasks:
+            made.setdefault(task.index, []).append(job)
+    references = {
+        index: (family.random_return(tasks[index]), family.optimal_return(tasks[index]))
+        for index in made
+    }
+    returns = assemble(
         path,
-        files,
+        {index: [job.path for job in own] for index, own in made.items()},
         tasks,
         family_name=family.name,
         observation_space=family.observation_space,
         action_space=family.action_space,
         split=split,
         settings=stored,
-        references={
-            index: (family.random_return(tasks[index]), family.optimal_return(tasks[index]))
-            for index in files
-        },
+        references=references,
     )
+    for index in sorted(made):
+        name, part = tasks[index].name, split.part_of(index)
+        for job, each in zip(made[index], returns[index], strict=True):
+            labels = (index, name, part, job.job.style, job.job.source_seed)
+            yield Curve(*labels, each, *references[index])

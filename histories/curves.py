@@ -13,7 +13,7 @@ from rich.text import Text
 
 from base.files import atomic_file
 from histories.regions import region_returns
-from histories.store import HistoriesReader, open_histories
+from histories.store import HistoriesReader
 from tasks.splits import SplitError
 
 CURVES_NAME = "learning_curves.csv"
@@ -95,27 +95,16 @@ def curve_warning(curve: Curve) -> str | None:
     return None
 
 
-def write_learning_curves(histories_path: Path, csv_path: Path) -> list[Curve]:
-    """Write `csv_path` with the columns CURVE_COLUMNS; returns the curves.
-
-    Raises:
-        HistoryFileError: The histories cannot be read.
-    """
-    curves = []
-    with (
-        open_histories(histories_path) as reader,
-        atomic_file(csv_path) as temporary,
-        temporary.open("w", newline="") as file,
-    ):
+def write_learning_curves(curves: Sequence[Curve], path: Path) -> None:
+    """Write a CSV file with the columns CURVE_COLUMNS."""
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(CURVE_COLUMNS)
-        for curve in learning_curves(reader):
+        for curve in curves:
             labels = (curve.task, curve.split, curve.style, curve.source_seed)
             for region, mean_return in enumerate(curve.returns):
                 value = "" if np.isnan(mean_return) else f"{mean_return:.6g}"
                 writer.writerow([*labels, region, value])
-            curves.append(curve)
-    return curves
 
 
 def curve_table(curves: Sequence[Curve]) -> Table:

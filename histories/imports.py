@@ -102,7 +102,7 @@ def import_histories(
                 )
             history = completion.history(group, task)
             part = Path(folder) / f"{number:06d}.h5"
-            write_part(part, history, fingerprint)
+            write_part(part, {task.index: history}, fingerprint)
             parts.setdefault(task.index, []).append(part)
             n_streams += history.n_streams
             n_transitions += history.rewards.size

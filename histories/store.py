@@ -8,7 +8,8 @@ Every file is written under a temporary name and renamed, so that a file that ex
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ import gymnasium
 import h5py
 import numpy as np
 
-from base.errors import UserError
 from base.files import atomic_file
+from histories.hdf5 import (
+    REMEDY,
+    STORED,
+    DamagedFileError,
+    HistoryFileError,
+    damaged,
+    new_file,
+    opened,
+    readable,
+)
 from histories.regions import region_returns
 from histories.schema import (
     FIELDS,
@@ -32,33 +42,45 @@ from tasks.family import Task
 from tasks.splits import Split
 
 FORMAT = "cad-histories"
-PART_FORMAT = "cad-history-part"
+PART_FORMAT = "cad-history-parts"
 RANDOM_STYLE = "random"
-_STORED: Any = {"compression": "lzf", "shuffle": True, "fletcher32": True}
-"""How fields lie in files: with checksums, so that a flipped bit is an error and no other value."""
+CHUNK_BYTES = 2**20
+"""What of a field is compressed together in a part, no more than HDF5 keeps at hand."""
 
 
-class HistoryFileError(UserError):
-    """A history file is missing, damaged, foreign, of another version or of other settings."""
-
-
-def write_part(path: Path, history: History, fingerprint: str) -> None:
-    """Write one history to its part file.
+def write_part(path: Path, histories: Mapping[int, History], fingerprint: str) -> None:
+    """Write the histories of one or several tasks to a part file, one after the other.
 
     Args:
         path: Of the part.
-        history: To write.
-        fingerprint: Of the settings that made it, checked by `read_part`.
+        histories: By task index.
+        fingerprint: Of the settings that made them, told by `part_fingerprint`.
     """
-    with atomic_file(path) as temporary, _new_file(temporary) as file:
+    every = list(histories.values())
+    labels = [
+        [index, [each.n_streams, each.n_transitions], each.style, each.source_seed, each.settings]
+        for index, each in histories.items()
+    ]
+    with atomic_file(path) as temporary, new_file(temporary) as file:
         file.attrs["format"] = PART_FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["fingerprint"] = fingerprint
-        file.attrs["style"] = history.style
-        file.attrs["source_seed"] = history.source_seed
-        file.attrs["settings"] = json.dumps(history.settings)
+        text = np.frombuffer(json.dumps(labels).encode(), dtype=np.uint8)
+        file.create_dataset("labels", data=text, **STORED)
         for name in FIELDS:
-            file.create_dataset(name, data=getattr(history, name), **_STORED)
+            arrays = [getattr(each, name) for each in every]
+            _write_rows(file, name, [array.reshape(-1, *array.shape[2:]) for array in arrays])
+
+
+def _write_rows(file: h5py.File, name: str, arrays: Sequence[np.ndarray]) -> None:
+    """Write arrays `(n_i, ...)` below each other; the first, if it is small, as one chunk."""
+    row = arrays[0][0]
+    size = min(len(arrays[0]), max(1, CHUNK_BYTES // row.nbytes))
+    shape, chunks = (sum(map(len, arrays)), *row.shape), (size, *row.shape)
+    dataset = file.create_dataset(name, shape, row.dtype, chunks=chunks, **STORED)
+    ends = np.cumsum([len(array) for array in arrays])
+    for array, end in zip(arrays, ends, strict=True):
+        dataset[end - len(array) : end] = array
 
 
 def part_fingerprint(path: Path) -> str | None:
@@ -70,21 +92,43 @@ def part_fingerprint(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        with _opened(path, PART_FORMAT) as file:
+        with opened(path, PART_FORMAT) as file:
             return str(file.attrs["fingerprint"])
     except DamagedFileError:
         return None
 
 
-def read_part(path: Path) -> History:
-    """Read a part file; raises HistoryFileError."""
-    with _opened(path, PART_FORMAT) as file, _readable(path):
-        return History(
-            **{name: file[name][()] for name in FIELDS},  # pyright: ignore
-            style=str(file.attrs["style"]),
-            source_seed=int(file.attrs["source_seed"]),  # pyright: ignore
-            settings=json.loads(str(file.attrs["settings"])),
-        )
+class PartReader:
+    """An open part file, read a task at a time."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        """See `open_part`."""
+        self.path, self.fields = path, [file[name] for name in FIELDS]
+        self.labels, end = {}, 0
+        labels: Any = file["labels"]
+        for index, shape, *labelled in json.loads(labels[()].tobytes()):
+            self.labels[index] = (end, shape, *labelled)
+            end += shape[0] * shape[1]
+
+    def history(self, index: int) -> History:
+        """The history of a task; raises HistoryFileError."""
+        with readable(self.path):
+            first, shape, style, source_seed, settings = self.labels[index]
+            rows = np.s_[first : first + shape[0] * shape[1]]
+            arrays = {
+                name: field[rows].reshape(*shape, *field.shape[1:])
+                for name, field in zip(FIELDS, self.fields, strict=True)
+            }
+            return History(**arrays, style=style, source_seed=source_seed, settings=settings)
+
+
+@contextmanager
+def open_part(path: Path) -> Iterator[PartReader]:
+    """Open a part file; raises HistoryFileError."""
+    with opened(path, PART_FORMAT) as file:
+        with readable(path):
+            reader = PartReader(path, file)
+        yield reader
 
 
 def assemble(
@@ -98,12 +142,12 @@ def assemble(
     split: Split,
     settings: Mapping[str, Any],
     references: Mapping[int, tuple[float, float | None]],
-) -> None:
+) -> dict[int, list[np.ndarray]]:
     """Join part files into one histories file, atomically.
 
     Args:
         path: Of the file to write.
-        parts: Part files of each task index, in the order of its streams.
+        parts: Part files that have a history of each task index, in the order of its streams.
         tasks: All tasks of the family.
         family_name: Written to the root.
         observation_space: Written to the root, as JSON.
@@ -112,10 +156,14 @@ def assemble(
         settings: Of the collection, JSON values; `marker_rule` and `region_len` among them.
         references: Random and optimal return of each task index.
 
+    Returns:
+        Of each task index the `region_returns` of each of its histories.
+
     Raises:
         HistoryFileError: A part cannot be read.
     """
-    with atomic_file(path) as temporary, _new_file(temporary) as file:
+    returns: dict[int, list[np.ndarray]] = {}
+    with atomic_file(path) as temporary, new_file(temporary) as file:
         file.attrs["format"] = FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["family"] = family_name
@@ -123,32 +171,46 @@ def assemble(
         file.attrs["action_space"] = json.dumps(space_spec(action_space))
         file.attrs["split"] = split.to_json()
         file.attrs["settings"] = json.dumps(dict(settings))
-        for index in sorted(parts):
-            group = file.create_group(f"tasks/{index:05d}")
-            histories = [read_part(part) for part in parts[index]]
-            _write_task(group, histories)
-            learned = [each for each in histories if each.style != RANDOM_STYLE]
-            best = max(map(_best_region, learned), default=-np.inf)
-            group.attrs["source_return"] = best
-            random, optimal = references[index]
-            group.attrs["name"] = tasks[index].name
-            group.attrs["params"] = tasks[index].key()
-            group.attrs["random_return"] = random
-            group.attrs["optimal_return"] = np.nan if optimal is None else optimal
+        for paths, indices in groupby(sorted(parts), key=lambda index: tuple(parts[index])):
+            with ExitStack() as stack:
+                readers = [stack.enter_context(open_part(part)) for part in paths]
+                for index in indices:
+                    group = file.create_group(f"tasks/{index:05d}")
+                    histories = [reader.history(index) for reader in readers]
+                    _write_task(group, histories)
+                    returns[index] = [_returns(history) for history in histories]
+                    _describe(group, tasks[index], histories, returns[index], references[index])
+    return returns
 
 
-def _best_region(history: History) -> float:
-    """Highest mean return of the episodes that finished in a region; -inf where none did."""
+def _describe(
+    group: h5py.Group,
+    task: Task,
+    histories: Sequence[History],
+    returns: Sequence[np.ndarray],
+    references: tuple[float, float | None],
+) -> None:
+    """Write what a task is, and the best region of the sources of its histories."""
+    learned = [r for h, r in zip(histories, returns, strict=True) if h.style != RANDOM_STYLE]
+    best = max((float(np.nanmax(each, initial=-np.inf)) for each in learned), default=-np.inf)
+    random, optimal = references
+    group.attrs["source_return"] = best
+    group.attrs["name"] = task.name
+    group.attrs["params"] = task.key()
+    group.attrs["random_return"] = random
+    group.attrs["optimal_return"] = np.nan if optimal is None else optimal
+
+
+def _returns(history: History) -> np.ndarray:
     ended = history.terminated | history.truncated
-    returns = region_returns(history.rewards, ended, history.compress_markers)
-    return float(np.nanmax(returns, initial=-np.inf))
+    return region_returns(history.rewards, ended, history.compress_markers)
 
 
 def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
     longest = max(history.n_transitions for history in histories)
     for name in FIELDS:
         data = np.concatenate([_filled_up(getattr(each, name), longest) for each in histories])
-        group.create_dataset(name, data=data, **_STORED)
+        group.create_dataset(name, data=data, **STORED)
     styles = [history.style for history in histories for _ in range(history.n_streams)]
     seeds = [history.source_seed for history in histories for _ in range(history.n_streams)]
     group.create_dataset("style", data=np.array(styles, dtype=h5py.string_dtype()))
@@ -197,7 +259,7 @@ class HistoriesReader:
             *(AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError),
             AssertionError,  # a space that gymnasium does not make
         ) as error:
-            raise DamagedFileError(_damaged(path)) from error
+            raise DamagedFileError(damaged(path)) from error
 
     def task_indices(self) -> list[int]:
         """Indices of the tasks in the file, ascending."""
@@ -206,7 +268,7 @@ class HistoriesReader:
     def task(self, index: int) -> Task:
         """The task as it was collected; raises HistoryFileError for an unknown index."""
         group = self._group(index)
-        with _readable(self.path):
+        with readable(self.path):
             params = json.loads(str(group.attrs["params"]))
             return Task(index, str(group.attrs["name"]), params)
 
@@ -240,7 +302,7 @@ class HistoriesReader:
                 could have been collected.
         """
         group = self._group(index)
-        with _readable(self.path):
+        with readable(self.path):
             arrays = {name: group[name][()] for name in (*FIELDS, "source_seed")}
             arrays["style"] = group["style"].asstr()[()].astype(str)
             full = np.full(arrays["rewards"].shape[0], arrays["rewards"].shape[1])
@@ -256,7 +318,7 @@ class HistoriesReader:
         except HistoryError as error:
             raise HistoryFileError(
                 f"{self.path}, task {index}: {error}; it was not collected by this code, or is "
-                f"damaged: {_REMEDY}."
+                f"damaged: {REMEDY}."
             ) from error
         return arrays
 
@@ -277,105 +339,8 @@ def open_histories(path: str | Path) -> Iterator[HistoriesReader]:
             version; the message names the file and what to do.
     """
     path = Path(path)
-    with _opened(path, FORMAT) as file:
+    with opened(path, FORMAT) as file:
         yield HistoriesReader(path, file)
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file; a full disk ends in an OSError instead of a segmentation fault."""
-    with path.open("w+b", buffering=0) as raw:
-        spool = _Spool(raw)
-        with h5py.File(spool, "w") as file:
-            yield file
-        if spool.error is not None:
-            raise spool.error
-
-
-class _Spool:
-    """A file that HDF5 never hears an error of, for it does not survive one; it is kept."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw, self.error = raw, None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        while len(view) and self.error is None:
-            try:
-                view = view[self.raw.write(view) :]
-            except OSError as error:
-                self.error = error
-        return len(memoryview(data).cast("B"))
-
-    def truncate(self, size: int) -> int:
-        if self.error is None:
-            try:
-                return self.raw.truncate(size)
-            except OSError as error:
-                self.error = error
-        return size
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.raw, name)
-
-
-class DamagedFileError(HistoryFileError):
-    """A history file is truncated or otherwise unreadable."""
-
-
-@contextmanager
-def _opened(path: Path, file_format: str) -> Iterator[h5py.File]:
-    if not path.is_file():
-        raise HistoryFileError(f"{path} does not exist; run the collect stage first")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        if h5py.is_hdf5(path):
-            raise DamagedFileError(_damaged(path)) from error
-        if path.stat().st_size == 0:
-            raise DamagedFileError(f"{path} is empty; {_REMEDY}") from error
-        raise HistoryFileError(
-            f"{path} is no HDF5 file, so no histories; name the histories.h5 of a collect stage"
-        ) from error
-    with file:
-        found = file.attrs.get("format")
-        if found != file_format:
-            raise HistoryFileError(
-                f"{path} is an HDF5 file but not of format {file_format!r} (found {found!r}); "
-                "name the histories.h5 of a collect stage"
-            )
-        version = file.attrs.get("schema_version", 0)
-        if not isinstance(version, int | np.integer):
-            raise DamagedFileError(_damaged(path))
-        if version != SCHEMA_VERSION:
-            remedy = "update this code" if version > SCHEMA_VERSION else "collect again"
-            raise HistoryFileError(
-                f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; {remedy}"
-            )
-        yield file
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (
-        AttributeError,
-        IndexError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise DamagedFileError(_damaged(path)) from error
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is damaged or was cut short; {_REMEDY}"
-
-
-_REMEDY = "delete it, and the meta.json beside it if there is one, and collect again"
 
 
 def _json(file: h5py.File, name: str) -> Any:

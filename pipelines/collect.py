@@ -29,7 +29,7 @@ from histories.collection import (
     CollectSettings,
     CollectSummary,
     collect,
-    make_parts,
+    make_part,
     one_after_another,
 )
 from histories.curves import curve_table
@@ -99,7 +99,7 @@ def _run_jobs(
         return one_after_another(left, tell)
     named = {job.name: job for job in left}
     results = run_jobs(
-        [Job(name, make_parts, (job,)) for name, job in named.items()],
+        [Job(name, make_part, (job,)) for name, job in named.items()],
         n_workers,
         log_dir,
         listener=_Teller(named, tell),

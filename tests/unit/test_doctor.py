@@ -53,7 +53,7 @@ def write(folder, histories, family, split, tasks=None):
     for index, own in histories.items():
         for number, history in enumerate(own):
             path = folder / f"parts/{index}-{number}.h5"
-            write_part(path, history, "")
+            write_part(path, {index: history}, "")
             parts.setdefault(index, []).append(path)
     assemble(
         folder / "histories.h5",

@@ -44,7 +44,7 @@ def write_history(path: Path) -> None:
     spaces = small_family().observation_space, small_family().action_space
     history = History.empty(*spaces, 64, 4000, style="walk", source_seed=0)
     history.rewards[:] = np.random.rand(64, 4000)
-    write_part(path, history, "fingerprint")
+    write_part(path, {0: history}, "fingerprint")
 
 
 def write_array(path: Path) -> None:

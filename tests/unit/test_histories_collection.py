@@ -54,8 +54,8 @@ def test_a_killed_run_goes_on(tmp_path):
     first = collect_small(tmp_path)
     whole = first.path.read_bytes()
     first.path.unlink()
-    (tmp_path / "parts" / "00004-walk-0.h5").unlink()
-    torn = tmp_path / "parts" / "00005-walk-0.h5"
+    (tmp_path / "parts" / "walk-0-00004.h5").unlink()
+    torn = tmp_path / "parts" / "walk-0-00005.h5"
     torn.write_bytes(torn.read_bytes()[:500])
     again = collect_small(tmp_path)
     assert (again.n_done_before, again.n_env_steps) == (7, 2 * 3 * 40)
@@ -133,12 +133,13 @@ def test_tasks_played_together_are_the_same_after_a_kill_and_known_by_rank(tmp_p
     sources = {"walk": Source(walk, streams_per_job=7)}  # two tasks of three streams
     summary = collect_small(tmp_path, sources=sources)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    assert len(whole) == 5  # a file each for two tasks, the last for one
     assert (summary.n_jobs, summary.n_env_steps) == (9, 9 * 3 * 40)
     summary.path.unlink()
-    (tmp_path / "parts" / "00004-walk-0.h5").unlink()
+    (tmp_path / "parts" / "walk-0-00004.h5").unlink()
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
     again = collect_small(tmp_path, sources=sources)
-    assert (again.n_done_before, again.n_env_steps) == (8, 2 * 3 * 40)
+    assert (again.n_done_before, again.n_env_steps) == (7, 2 * 3 * 40)
     after = {path.name: path for path in (tmp_path / "parts").iterdir()}
     assert {name: path.read_bytes() for name, path in after.items()} == whole
     assert {name: after[name].stat().st_mtime_ns for name in times} == times
@@ -195,6 +196,19 @@ def test_learning_curves_file(tmp_path):
     expected = arrays["rewards"].reshape(3, 4, 2, 5).sum(-1).mean((0, 2))
     found = [float(row["mean_return"]) for row in rows if row["task"] == "1"]
     assert found == pytest.approx(expected.tolist())
+
+
+def test_curves_are_the_same_when_the_file_is_there_already(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, styles=("walk", "short"), regions={"short": 2}, source_seeds=(0, 1)
+    )
+    sources = {"walk": WALK, "short": Source(walk, {"steps": (4, 4, 1, 0)}, streams_per_job=6)}
+    curves = []
+    for _ in range(2):  # as it is assembled, then from the file
+        collect_small(tmp_path, settings, sources=sources)
+        curves.append((tmp_path / "learning_curves.csv").read_text())
+    assert curves[0] == curves[1]
+    assert len(set(curves[0].splitlines())) == 1 + 9 * 2 * (4 + 2)
 
 
 def test_the_printed_table_of_many_tasks_shows_means(tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ from histories.sources import SourceJob
 from histories.store import (
     HistoryFileError,
     open_histories,
+    open_part,
     part_fingerprint,
-    read_part,
     write_part,
 )
 
@@ -87,16 +87,28 @@ def test_check_history():
         check_history(history, *spaces)
 
 
-def test_part_round_trip(tmp_path):
-    history, path = make_history(), tmp_path / "part.h5"
+@pytest.mark.parametrize("chunk_bytes", [1, 200, 2**20])
+def test_part_round_trip(tmp_path, monkeypatch, chunk_bytes):
+    monkeypatch.setattr("histories.store.CHUNK_BYTES", chunk_bytes)
+    path, family = tmp_path / "part.h5", small_family()
+    spaces = family.observation_space, family.action_space
+    short = History.empty(*spaces, 1, 7, style="walk", source_seed=3)
+    histories = {7: make_history(), 4: make_history(), 5: short}
+    histories[4].settings = {"steps": [1]}
+    histories[4].actions[:] = 3 - histories[4].actions
     assert part_fingerprint(path) is None
-    write_part(path, history, "abc")
+    write_part(path, histories, "abc")
     assert part_fingerprint(path) == "abc"
-    found = read_part(path)
-    for name in FIELDS:
-        assert (getattr(found, name) == getattr(history, name)).all()
-        assert getattr(found, name).dtype == getattr(history, name).dtype
-    assert (found.style, found.source_seed, found.settings) == ("walk", 3, history.settings)
+    with open_part(path) as part:
+        for index, history in histories.items():
+            found = part.history(index)
+            for name in FIELDS:
+                assert (getattr(found, name) == getattr(history, name)).all()
+                assert getattr(found, name).dtype == getattr(history, name).dtype
+            assert (found.style, found.source_seed) == ("walk", 3)
+            assert found.settings == history.settings
+        with pytest.raises(HistoryFileError, match="damaged"):
+            part.history(6)
 
 
 def open_it(path):
