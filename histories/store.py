@@ -103,10 +103,10 @@ class PartReader:
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         """See `open_part`."""
-        self.path, self.fields = path, [file[name] for name in FIELDS]
+        stored: Any = file
+        self.path, self.fields = path, [stored[name] for name in FIELDS]
         self.labels, end = {}, 0
-        labels: Any = file["labels"]
-        for index, shape, *labelled in json.loads(labels[()].tobytes()):
+        for index, shape, *labelled in json.loads(stored["labels"][()].tobytes()):
             self.labels[index] = (end, shape, *labelled)
             end += shape[0] * shape[1]
 
