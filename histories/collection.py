@@ -362,8 +362,8 @@ def _assemble_parts(
     stored: Mapping[str, Any],
     jobs: Sequence[CollectJob],
     path: Path,
-) -> Iterator[Curve]:
-    """Assemble the file; its learning curves, in the order of `learning_curves`."""
+) -> list[Curve]:
+    """Assemble the file; return its learning curves, in the order of `learning_curves`."""
     tasks, made = family.tasks(), dict[int, list[CollectJob]]()
     for job in jobs:
         for task in job.job.tasks:
@@ -383,8 +383,10 @@ def _assemble_parts(
         settings=stored,
         references=references,
     )
+    curves = []
     for index in sorted(made):
         name, part = tasks[index].name, split.part_of(index)
         for job, each in zip(made[index], returns[index], strict=True):
             labels = (index, name, part, job.job.style, job.job.source_seed)
-            yield Curve(*labels, each, *references[index])
+            curves.append(Curve(*labels, each, *references[index]))
+    return curves

@@ -181,9 +181,9 @@ def _make(work: Path) -> None:
     (run / FILE).write_text(TINY.format(run_dir=run) + SMALL)
     save, assemble = training.loop.save_checkpoint, histories.collection._assemble_parts
 
-    def copy_and_assemble(*arguments: Any) -> None:
+    def copy_and_assemble(*arguments: Any) -> Any:
         shutil.copytree(run, work / "collecting")
-        assemble(*arguments)
+        return assemble(*arguments)
 
     def save_and_copy(stage_dir: Path, step: int, *rest: Any) -> Any:
         saved = save(stage_dir, step, *rest)
