@@ -15,7 +15,7 @@ from reports import style
 from reports.columns import axis_title
 from reports.files import write_csv
 from reports.records import MethodRecord, unknown_record
-from reports.result_files import ResultsError
+from reports.result_files import ResultsError, check_written
 
 NAME = "cost"
 COLUMNS = ("method", "history_regions", "context_bytes", "ms_per_action", "n_streams")
@@ -45,10 +45,12 @@ def load_cost(run_dirs: Iterable[str | Path]) -> list[CostRow]:
     """Read the first cost/cost.csv of the runs; nothing where none was measured.
 
     Raises:
-        ResultsError: it is there but cannot be read.
+        ResultsError: it cannot be read, or is not what the stage has written.
     """
     for run_dir in map(Path, run_dirs):
         path = run_dir / "cost" / "cost.csv"
+        remedy = f"delete {path.parent} and run pipelines.cost again"
+        check_written(path.parent, remedy)
         if not path.is_file():
             continue
         try:
@@ -56,8 +58,8 @@ def load_cost(run_dirs: Iterable[str | Path]) -> list[CostRow]:
                 rows = [_row(row) for row in csv.DictReader(file)]
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(
-                f"{path} cannot be read ({error!r}): expected the columns {', '.join(COLUMNS)}; "
-                f"delete {path.parent} and run pipelines.cost again"
+                f"{path} cannot be read ({type(error).__name__}: {error}): expected the columns "
+                f"{', '.join(COLUMNS)}; {remedy}"
             ) from error
         if rows:
             return rows

@@ -217,7 +217,7 @@ def _load_result(path: Path, run_dir: Path, seed: int | None) -> EvaluationResul
     for name in ("eval_result.npy", "metrics.json", "episode_starts.npy"):
         if not (path / name).is_file():
             raise ResultsError(f"{path / name} is missing: {_remedy(path)}")
-    _check_files(path)
+    check_written(path, _remedy(path))
     metrics = _load_metrics(metrics_path)
     for key, expected in (("method", path.name), ("training_seed", seed)):
         if metrics.get(key) != expected:
@@ -255,19 +255,28 @@ def _remedy(folder: Path) -> str:
     return f"delete {folder} and run pipelines.evaluate of {folder.name} again"
 
 
-def _check_files(path: Path) -> None:
-    """Refuse files that are not as they were when the evaluation was marked as done."""
-    meta = path / "meta.json"
+def check_written(folder: Path, remedy: str, kind: str = "files") -> None:
+    """Refuse files that are missing, or not as they were when their stage was marked as done.
+
+    Args:
+        folder: of the stage; one that is not done says nothing of its files.
+        remedy: what to do.
+        kind: `files`, which other stages read too, or `tables`, which reports alone do.
+
+    Raises:
+        ResultsError: naming the file.
+    """
+    meta = folder / "meta.json"
     if not meta.exists():
         return
     try:
         content = json.loads(meta.read_text(encoding="utf-8"))
-        changed = changed_file(path, content.get("files", {}))
+        changed = changed_file(folder, content.get(kind, {}))
     except (AttributeError, ValueError, OSError) as error:
-        raise ResultsError(f"{meta} is damaged ({error}): {_remedy(path)}") from error
+        raise ResultsError(f"{meta} is damaged ({error}): {remedy}") from error
     if changed or not is_signed(content):
         raise ResultsError(
-            f"{path / (changed or meta.name)} is not as it was written: {_remedy(path)}"
+            f"{folder / (changed or meta.name)} is missing or not as it was written: {remedy}"
         )
 
 

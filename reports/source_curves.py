@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.result_files import ResultsError, TaskReference
+from reports.result_files import ResultsError, TaskReference, check_written
 
 PLAIN = "random"
 """The style that learns nothing; the level of random is drawn anyhow."""
@@ -47,21 +47,22 @@ def load_source_curves(
         part: of the split; rows of other parts are left out.
 
     Raises:
-        ResultsError: a learning_curves.csv is there but cannot be read.
+        ResultsError: one cannot be read, or is not what the stage has written.
     """
     positions = {str(task.index): position for position, task in enumerate(tasks)}
     positions |= {task.name: position for position, task in enumerate(tasks)}
     for run_dir in map(Path, run_dirs):
         path = run_dir / "collect" / "learning_curves.csv"
+        remedy = f"bring {path} back, or delete {path.parent} and collect again"
+        check_written(path.parent, remedy, "tables")
         if not path.is_file():
             continue
         try:
             curves = _read_curves(path, positions, part)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(
-                f"{path} cannot be read ({error!r}): expected the columns task, split, style, "
-                "source_seed, region, mean_return; delete it and the meta.json beside it, and "
-                "collect again"
+                f"{path} cannot be read ({type(error).__name__}: {error}): expected the columns "
+                f"task, split, style, source_seed, region, mean_return; {remedy}"
             ) from error
         if curves:
             return [_stack_curves(style, found) for style, found in curves.items()]

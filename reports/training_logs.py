@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reports import style
 from reports.files import write_csv
 from reports.records import MethodRecord, title_of, unknown_record
-from reports.result_files import ResultsError, seed_directories
+from reports.result_files import ResultsError, check_written, seed_directories
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def load_stage_logs(
             several runs and no names, nothing for a run that is not among the names.
 
     Raises:
-        ResultsError: a log is damaged.
+        ResultsError: a log is damaged, or not what the stage has written.
     """
     directories = [Path(run_dir) for run_dir in run_dirs]
     wanted = None if seeds is None else set(seeds)
@@ -84,11 +84,25 @@ def load_stage_logs(
         for seed, seed_dir in seed_directories(run_dir):
             if wanted is not None and seed not in wanted:
                 continue
-            for path in sorted([*seed_dir.glob("*/log.csv"), *seed_dir.glob("*/*/log.csv")]):
-                method, *stage = path.parent.relative_to(seed_dir).parts
+            for folder in _stages(seed_dir):
+                path = folder / "log.csv"
+                check_written(folder, _remedy(path), "tables")
+                if not path.exists():
+                    continue
+                method, *stage = folder.relative_to(seed_dir).parts
                 stage_name = stage[0] if stage else FULL_CONTEXT_STAGE
                 logs.append(StageLog(method + suffix, stage_name, seed, _read_columns(path)))
     return sorted(logs, key=lambda log: _stage_rank(log.stage))
+
+
+def _stages(seed_dir: Path) -> list[Path]:
+    """Folders of stages that have a log, or may say that they had one."""
+    names = [f"{depth}/{name}" for depth in ("*", "*/*") for name in ("log.csv", "model")]
+    return sorted({path.parent for name in names for path in seed_dir.glob(name)})
+
+
+def _remedy(path: Path) -> str:
+    return f"bring {path} back, or delete {path.parent} and train the stage again"
 
 
 def _stage_rank(stage: str) -> tuple[int, str]:
@@ -107,7 +121,7 @@ def _read_columns(path: Path) -> dict[str, Floats]:
     except (TypeError, ValueError, OSError) as error:
         raise ResultsError(
             f"{path} is damaged ({error}): expected numbers under a header with the column step; "
-            "move it away or train the stage again"
+            f"{_remedy(path)}"
         ) from error
     return columns
 

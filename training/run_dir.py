@@ -125,6 +125,7 @@ def mark_done(
         "created": now(),
         "seconds": round(seconds, 3),
         "files": hashes_of(stage_dir, results),
+        "tables": hashes_of(stage_dir, ("*.csv",)),  # that reports read, and no stage
         **extra,
     }
     meta = signed(to_plain(meta))

@@ -1,6 +1,7 @@
 """Loading results, what is refused, and which number a column holds."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reports_data import (
 
 from base.errors import UserError
 from reports import columns, measures
+from reports.cost import CostRow, load_cost
 from reports.curves import reference_levels
 from reports.differences import difference_rows, reference_method
 from reports.notes import notes
@@ -25,6 +27,8 @@ from reports.results import load_results
 from reports.rows import method_rows
 from reports.scores import stack_methods
 from reports.source_curves import load_source_curves
+from reports.training_logs import load_stage_logs
+from training.run_dir import mark_done
 
 
 def edit_metrics(path, **changed):
@@ -227,6 +231,26 @@ def test_source_curves_are_those_of_every_style_on_the_compared_split(tmp_path):
     path.write_text("task,region\n1,0\n")
     with pytest.raises(ResultsError, match=r"learning_curves.csv cannot be read"):
         load_source_curves([tmp_path], tasks, "test")
+
+
+TABLES = {
+    "cost/cost.csv": lambda run: load_cost([run]),
+    "collect/learning_curves.csv": lambda run: load_source_curves([run], (), "test"),
+    "seed_0/teacher/log.csv": lambda run: load_stage_logs([run]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")])
+def test_a_table_that_is_not_as_its_stage_wrote_it_is_refused(tmp_path, name, damage):
+    path = tmp_path / name
+    (path.parent / "model").mkdir(parents=True)
+    path.write_text(f"step,loss,split,{','.join(CostRow.__dataclass_fields__)}\n")
+    mark_done(path.parent, "a stage", "inputs", seconds=1, results=("cost.csv",))
+    TABLES[name](tmp_path)
+    damage(path)
+    with pytest.raises(ResultsError, match=rf"{path} is missing or not as it was written.*delete"):
+        TABLES[name](tmp_path)
 
 
 # --- columns ---
