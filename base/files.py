@@ -21,10 +21,11 @@ from base.errors import FileError, no_room
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes `path` if the block ends without an error.
 
-    The temporary name keeps the suffix of `path`, which some writers go by.
+    The temporary name keeps the suffix of `path`, which some writers go by. Without `flush` the
+    machine, though not the process, may lose what it has just written.
 
     Raises:
         FileError: There is no room for it; what was there is as it was.
@@ -35,9 +36,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     try:
         with _room_for(path, temporary):
             yield temporary
-            _flush(temporary)
+            if flush:
+                _flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        if flush:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -3,6 +3,8 @@
 What lies in them is the business of store.py.
 """
 
+import io
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,30 +38,43 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 
 
 class _Spool:
-    """A file that HDF5 never hears an error of, for it does not survive one; it is kept."""
+    """A file that HDF5 never hears an error of, for it does not survive one; it is kept.
+
+    From there on the file lies in memory: HDF5 reads again what it has written, and takes anything
+    else for its own.
+    """
 
     def __init__(self, raw: Any) -> None:
-        self.raw, self.error = raw, None
+        self.file: Any = raw
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        while len(view) and self.error is None:
-            try:
-                view = view[self.raw.write(view) :]
-            except OSError as error:
-                self.error = error
-        return len(memoryview(data).cast("B"))
+        place, content = self.file.tell(), memoryview(data).cast("B")
+        try:
+            left = content
+            while len(left):
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            self._go_on_in_memory(error)
+            self.file.seek(place)
+            self.file.write(content)
+        return len(content)
 
     def truncate(self, size: int) -> int:
-        if self.error is None:
-            try:
-                return self.raw.truncate(size)
-            except OSError as error:
-                self.error = error
-        return size
+        try:
+            return self.file.truncate(size)
+        except OSError as error:
+            self._go_on_in_memory(error)
+            return self.file.truncate(size)
+
+    def _go_on_in_memory(self, error: OSError) -> None:
+        self.error, whole = error, io.BytesIO()
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, whole)
+        self.file = whole
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.raw, name)
+        return getattr(self.file, name)
 
 
 class DamagedFileError(HistoryFileError):

@@ -22,6 +22,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.files import atomic_file
 from base.seeding import derive
 from training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 from training.optim import OptimConfig, StagedObjective, build_optimizer, build_schedule
@@ -363,9 +364,10 @@ class StageLog:
         if not self.accelerator.is_main_process:
             return
         names = list(dict.fromkeys(name for r in self.rows for name in r))
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with (
+            atomic_file(self.path, flush=False) as temporary,
+            temporary.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary.replace(self.path)

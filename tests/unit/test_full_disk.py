@@ -1,5 +1,7 @@
 """A disk that is full, or files that may not grow: one sentence, nothing half-written."""
 
+import errno
+import io
 import multiprocessing
 import resource
 from pathlib import Path
@@ -11,6 +13,7 @@ from safetensors.torch import save_file
 
 from base.errors import FileError, as_user_error
 from base.files import atomic_dir, atomic_file, remove_temporaries, write_npy, write_text
+from histories.hdf5 import _Spool
 from histories.schema import History
 from histories.store import write_part
 from histories.triples import _write_arrow
@@ -86,6 +89,23 @@ def test_a_file_that_may_not_grow_is_told_in_a_sentence(tmp_path: Path, writer):
     assert "could not be written: " in told
     assert "MiB" in told
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is full: what stands there can be read."""
+
+    def write(self, data) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_hdf5_reads_again_what_could_not_be_written():
+    spool = _Spool(Full(b"abcdef"))
+    spool.seek(4)
+    assert spool.write(b"1234") == 4
+    spool.truncate(7)
+    assert spool.seek(0) == 0
+    assert spool.read(9) == b"abcd123"
+    assert spool.error is not None
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path):
