@@ -342,8 +342,8 @@ def _output_to(log: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     # Streams on the descriptors, not on the file: a logging handler that keeps one stays valid.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    how: Any = {"mode": "w", "buffering": 1, "encoding": "utf-8", "errors": "backslashreplace"}
+    sys.stdout, sys.stderr = open(1, closefd=False, **how), open(2, closefd=False, **how)  # noqa: SIM115
     try:
         yield
     finally:

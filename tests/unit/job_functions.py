@@ -43,6 +43,10 @@ def refuse() -> None:
     raise UserError("the moon is full; wait.")
 
 
+def refuse_bytes() -> None:
+    raise UserError("b\udcff is no name.")
+
+
 def crash() -> None:
     raise RuntimeError("a defect")
 

@@ -5,7 +5,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from job_functions import crash, die, environment, linger, refuse, speak, wait_for, write
+from job_functions import (
+    crash,
+    die,
+    environment,
+    linger,
+    refuse,
+    refuse_bytes,
+    speak,
+    wait_for,
+    write,
+)
 
 from training.jobs import Job, JobResult, JobsError, Listener, PrintingListener, run_jobs
 from training.workers import WorkerPool, run_job, visible_gpus
@@ -54,6 +64,12 @@ def test_order_logs_failures_and_persistent_workers(
     assert started.index("first") < started.index("late")
     assert "failed: refused: the moon is full; wait." in told
     assert str(tmp_path / "logs/crashed.log") in told
+
+
+def test_a_mistake_that_is_no_text_is_told_all_the_same(tmp_path: Path):
+    result = run_job(Job("refused", refuse_bytes), tmp_path / "log")
+    assert result.error == "b\udcff is no name."
+    assert (tmp_path / "log").read_text() == "error: b\\udcff is no name.\n"
 
 
 def test_two_workers_work_at_the_same_time(tmp_path: Path):
