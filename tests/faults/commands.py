@@ -3,13 +3,10 @@
 As in files.py: each file x each damage; a command refuses, or tells and makes what it would have.
 """
 
-import importlib
 import json
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +14,11 @@ import h5py
 import numpy as np
 
 from base.errors import UserError
-from pipelines.config import RunConfig
 from tests.faults.corpus import Case
 from tests.faults.damages import Subject, trials
-from tests.faults.files import FILE, make_run, models, settings
-from training.config import load_config
+from tests.faults.files import FILE, do, make_run, models
+from tests.faults.launch import command
 
-MODULES = (
-    *(f"pipelines.{name}" for name in ("ablate", "check_family", "compare", "demonstration")),
-    *(f"pipelines.{name}" for name in ("doctor", "export_histories", "import_histories", "probe")),
-    *("pipelines.ship", "datasets", "minari.data_collector", "reports.published"),
-)
 FORMATS = {
     "cad": "histories.h5",
     "time_first": "time_first.h5",
@@ -66,25 +57,27 @@ experiments:
 """
 
 
-def said(act: Callable[[], Any]) -> str:
-    """What a command prints; a finding that has failed is a refusal.
+def findings(module: str, copy: Path, *overrides: str) -> str:
+    """What a command finds; a finding that has failed is a refusal.
 
     That histories so small show no improvement is no damage of theirs.
     """
-    with redirect_stdout(StringIO()) as out:
-        try:
-            act()
-        except SystemExit:
-            failed = [line for line in out.getvalue().splitlines() if line.startswith("fail")]
-            failed = [line for line in failed if line.split()[1:2] != ["improvement"]]
-            if failed or "improvement" not in out.getvalue():
-                raise UserError(failed[0] if failed else out.getvalue()) from None
-    return out.getvalue()
+    try:
+        return elsewhere(module, copy, *overrides)
+    except UserError as refused:
+        failed = [line for line in str(refused).splitlines() if line.startswith("fail")]
+        if not failed:
+            raise
+        failed = [line for line in failed if line.split()[1:2] != ["improvement"]]
+        if failed:
+            raise UserError(failed[0]) from None
+        return str(refused)
 
 
-def elsewhere(copy: Path, *overrides: str) -> RunConfig:
-    """The run's configuration without its directory."""
-    return load_config(RunConfig, copy / "config.yaml", ['run_dir=""', *overrides])
+def elsewhere(module: str, copy: Path, *overrides: str) -> str:
+    """A command with the run's configuration without its directory."""
+    settings = ("--config", str(copy / "config.yaml"), 'run_dir=""', *overrides)
+    return command(f"pipelines.{module}", *settings)
 
 
 def imports(form: str) -> Callable[[Path], Any]:
@@ -93,8 +86,7 @@ def imports(form: str) -> Callable[[Path], Any]:
     def run(copy: Path) -> Any:
         source = f"import_histories.source={copy / FORMATS[form]}"
         made = f"histories={copy / 'mine.h5'}"
-        config = elsewhere(copy, made, source, f"import_histories.format={form}")
-        importlib.import_module("pipelines.import_histories").main(config)
+        elsewhere("import_histories", copy, made, source, f"import_histories.format={form}")
         return held(copy / "mine.h5")
 
     return run
@@ -121,74 +113,63 @@ def exports(form: str) -> Callable[[Path], Any]:
     """Export; what counts is what is imported again."""
 
     def run(copy: Path) -> Any:
-        target = copy.parent / form
-        config = settings(
-            copy, f"export_histories.target={target}", f"export_histories.format={form}"
-        )
-        importlib.import_module("pipelines.export_histories").main(config)
-        overrides = (f"histories={copy.parent / 'again.h5'}", f"import_histories.source={target}")
-        again = elsewhere(copy, *overrides, f"import_histories.format={form}")
-        importlib.import_module("pipelines.import_histories").main(again)
-        return held(copy.parent / "again.h5")
+        target, again = copy.parent / form, copy.parent / "again.h5"
+        export(form, copy, target)
+        overrides = (f"histories={again}", f"import_histories.source={target}")
+        elsewhere("import_histories", copy, *overrides, f"import_histories.format={form}")
+        return held(again)
 
     return run
+
+
+def export(form: str, copy: Path, target: Path) -> None:
+    overrides = (f"export_histories.target={target}", f"export_histories.format={form}")
+    do("export_histories", copy, *overrides)
 
 
 def looks(module: str, *overrides: str) -> Callable[[Path], Any]:
     """A command that prints findings."""
 
     def run(copy: Path) -> Any:
-        values = [text.format(copy=copy) for text in overrides]
-        config = load_config(RunConfig, copy / "config.yaml", ['run_dir=""', *values])
-        return said(lambda: importlib.import_module(f"pipelines.{module}").main(config))
+        return findings(module, copy, *(text.format(copy=copy) for text in overrides))
 
     return run
 
 
 def demonstrates(model: str, *arguments: str) -> Callable[[Path], Any]:
     def run(copy: Path) -> Any:
-        from pipelines.demo import parser
-        from pipelines.demonstration import demonstrate
-
         gif = copy.parent / "demo.gif"
-        line = ["--model", str(copy / model), "--episodes", "3", "--gif", str(gif), *arguments]
-        told = said(lambda: demonstrate(parser().parse_args(line)))
+        line = ("--model", str(copy / model), "--episodes", "3", "--gif", str(gif), *arguments)
+        told = command("pipelines.demo", *line)
         return told, gif.read_bytes()
 
     return run
 
 
 def ships(copy: Path) -> Any:
-    config = settings(copy, f"ship.folder={copy.parent / 'shipped'}", "ship.name=small")
-    importlib.import_module("pipelines.ship").main(config)
+    do("ship", copy, f"ship.folder={copy.parent / 'shipped'}", "ship.name=small")
     folder = copy.parent / "shipped" / "small"
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def probes(copy: Path) -> Any:
-    importlib.import_module("pipelines.probe").main(settings(copy))
+    do("probe", copy)
     found = json.loads((copy / "seed_0/probe/student/probe.json").read_text())
     return {name: value for name, value in found.items() if name != "created"}
 
 
 def compares(copy: Path) -> None:
-    said(lambda: importlib.import_module("pipelines.compare").main(settings(copy)))
+    do("compare", copy)
 
 
 def publishes(copy: Path) -> str:
-    from reports.published import published
-
-    return published(copy / "page.md")
+    command("reports.published", str(copy / "page.md"))
+    return (copy / "page.md").read_text()
 
 
 def sweeps(file: str) -> Callable[[Path], Any]:
     def run(copy: Path) -> None:
-        from pipelines import ablate
-        from pipelines.experiments import ExperimentsConfig
-        from pipelines.sweep import SweepConfig
-
-        kind = SweepConfig if file == "sweep.yaml" else ExperimentsConfig
-        ablate.main(load_config(kind, copy / file), str(copy / file))
+        command("pipelines.ablate", "--config", str(copy / file))
 
     return run
 
@@ -287,6 +268,7 @@ SUBJECTS = (
         publishes,
         ("page.md", "table.csv"),
         origin="elsewhere",
+        writes=("page.md",),
         free=("page.md", "table.csv"),
     ),
     Subject(
@@ -326,12 +308,9 @@ def make_all(work: Path) -> None:
     for name in ("config.yaml", HISTORIES, "comparison/table.csv"):
         shutil.copyfile(run / name, other / Path(name).name)
     (other / "page.md").write_text(PAGE)
-    ship = settings(run, f"ship.folder={other / 'models'}", "ship.name=small")
-    importlib.import_module("pipelines.ship").main(ship)
+    do("ship", run, f"ship.folder={other / 'models'}", "ship.name=small")
     for form in ("datasets", "minari"):
-        target = f"export_histories.target={other / form}"
-        config = settings(run, target, f"export_histories.format={form}")
-        importlib.import_module("pipelines.export_histories").main(config)
+        export(form, run, other / form)
     for form in ("time_first", "stream_first"):
         write_plain(run / HISTORIES, other / FORMATS[form], time_first=form == "time_first")
     shutil.copytree(other, work / "imported")
@@ -364,8 +343,6 @@ def write_plain(source: Path, target: Path, *, time_first: bool) -> None:
 
 def cases(work: Path, seed: int) -> list[Case]:
     """All cases; everything is made in `work`."""
-    for name in MODULES:  # forks then need not import them, each anew
-        importlib.import_module(name)
     make_all(work)
     rng = random.Random(seed)
     return [case for subject in SUBJECTS for case in trials(subject, work, rng)]

@@ -120,7 +120,8 @@ def cases(work: Path, seed: int) -> list[Case]:
                 name = f"{cls.__name__}: {key} = {what}"
                 section = key.rpartition(".")[0]
                 named = tuple(filter(None, (key, section.rpartition(".")[2], key.split(".")[-1])))
-                found.append(Case(name, run, named, seconds=25, apart=False))
+                draws = what.startswith("drawn")
+                found.append(Case(name, run, named, seconds=25, apart=False, drawn=draws))
     return found
 
 

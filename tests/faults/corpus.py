@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import select
+import shutil
 import signal
 import sys
 import time
@@ -29,6 +30,8 @@ except ImportError:  # an older version of this code, measured by the same corpu
         return error if isinstance(error, UserError) else None
 
 
+ROOM = 4 * 2**30
+"""Bytes that the corpus may need."""
 LONGEST = 900
 """Characters of a sentence; some list what is allowed."""
 WELL = ("right", "refused")
@@ -44,6 +47,7 @@ class Case:
         named: Words of which a refusal must have one: the file, the key, the class.
         seconds: After which it counts as a hang, on an idle machine.
         apart: Whether it needs a process of its own, for it may die or leave things changed.
+        drawn: Whether another seed makes another case of it.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Case:
     named: tuple[str, ...]
     seconds: float = 60.0
     apart: bool = True
+    drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,19 @@ class Verdict:
     @property
     def well(self) -> bool:
         return self.what in WELL
+
+
+class BrokenError(Exception):
+    """A command that ended in a way that is well under no rule.
+
+    Attributes:
+        what: The verdict, in a word.
+        told: What was told.
+    """
+
+    def __init__(self, what: str, told: str) -> None:
+        super().__init__(what, told)
+        self.what, self.told = what, told
 
 
 class Hang(BaseException):
@@ -117,6 +135,8 @@ def _here(case: Case) -> tuple[str, str]:
         return "hang", f"after {limit:.0f} s"
     except SystemExit as ended:
         return "exit", str(ended.code)
+    except BrokenError as broken:
+        return broken.what, broken.told
     except Exception as error:
         mistake = as_user_error(error)
         if mistake is None:
@@ -144,7 +164,7 @@ def _apart(case: Case) -> tuple[str, str]:
         os.close(reading)
         _quiet()
         result = _here(case)
-        os.write(writing, pickle.dumps((result[0], result[1][:3000])))
+        os.write(writing, pickle.dumps((result[0], result[1][-3000:])))
         os._exit(0)
     os.close(writing)
     limit = time.monotonic() + patience(case.seconds) + 5
@@ -178,9 +198,22 @@ def _quiet() -> None:
 
 def tree(folder: Path, apart_from: Sequence[Path] = ()) -> dict[str, Any]:
     """What a folder holds, by relative path: bytes of files, targets of links."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if not any(path == other or other in path.parents for other in apart_from):
-            name = path.relative_to(folder).as_posix()
-            found[name] = path.read_bytes() if path.is_file() else "folder"
+    passed, start = {os.fspath(path) for path in apart_from}, len(os.fspath(folder)) + 1
+    found: dict[str, Any] = {}
+    folders = [os.fspath(folder)]
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            if entry.path in passed:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            is_file = entry.is_file()
+            found[entry.path[start:]] = Path(entry.path).read_bytes() if is_file else "folder"
     return found
+
+
+def memory() -> str | None:
+    """A folder of a file system in memory: thousands of small files are written and removed."""
+    folder = "/dev/shm"
+    usable = os.path.isdir(folder) and os.access(folder, os.W_OK)
+    return folder if usable and shutil.disk_usage(folder).free > ROOM else None

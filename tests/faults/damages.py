@@ -115,6 +115,8 @@ JSON: dict[str, Damage] = {
 }
 
 
+DRAWN: tuple[Damage, ...] = (truncated, flipped, zeroed, exchanged, edited)
+"""Others are the same with every seed."""
 FOLDER: dict[str, Damage] = {"missing": missing, "a file": written(b""), "empty": folder}
 
 
@@ -135,6 +137,7 @@ class Subject:
         draws: Damages of each file that the seed draws, where others of the kind are tried whole; 0
             for all.
         seconds: After which it hangs.
+        apart: Whether it is read in this process, and so needs one of its own; a command has that.
     """
 
     name: str
@@ -148,6 +151,7 @@ class Subject:
     named: tuple[str, ...] = ()
     draws: int = 0
     seconds: float = 60.0
+    apart: bool = False
 
 
 @dataclass
@@ -173,7 +177,8 @@ def trials(subject: Subject, work: Path, rng: random.Random) -> list[Case]:
 
             named = (path.name, str(path.parent), path.parent.name + "/", *subject.named)
             name = f"{subject.name}: {path} {what}"
-            found.append(Case(name, run, named, seconds=subject.seconds))
+            how = (subject.seconds, subject.apart, damage in DRAWN)
+            found.append(Case(name, run, named, *how))
     return found
 
 

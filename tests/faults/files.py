@@ -5,7 +5,6 @@ the stage, and compares: the stage is refused, or ends with the very bytes of th
 made undisturbed; what is not its own stays as it was.
 """
 
-import importlib
 import random
 import shutil
 from collections.abc import Callable
@@ -14,11 +13,10 @@ from typing import Any
 
 import histories.collection
 import training.loop
-from pipelines.config import RunConfig
 from tests.faults.configs import TINY
 from tests.faults.corpus import Case
 from tests.faults.damages import Subject, trials
-from training.config import load_config
+from tests.faults.launch import command, import_all
 
 OPTIM = "{updates: 4, batch_size: 8, log_every: 2, validate_every: 2, checkpoint_every: 2}"
 OWN = """
@@ -54,14 +52,15 @@ CHAIN = (
 FILE = "small.yaml"
 
 
-def settings(copy: Path, *overrides: str) -> RunConfig:
-    """The configuration of a copied run: paths are hashed nowhere, so it is the same run."""
-    return load_config(RunConfig, copy / FILE, [f"run_dir={copy}", *overrides])
+def do(module: str, copy: Path, *overrides: str) -> str:
+    """A command on a copied run: paths are hashed nowhere, so it is the same run."""
+    settings = ("--config", str(copy / FILE), f"run_dir={copy}", *overrides)
+    return command(f"pipelines.{module}", *settings)
 
 
 def running(module: str, method: str = "student") -> Callable[[Path], None]:
     def run(copy: Path) -> None:
-        importlib.import_module(f"pipelines.{module}").main(settings(copy, f"method={method}"))
+        do(module, copy, f"method={method}")
 
     return run
 
@@ -156,8 +155,9 @@ SUBJECTS = (
             "cost/cost.csv",
             "seed_0/teacher/log.csv",
         ),
+        apart=True,
     ),
-    Subject("model", read_model, models("student/on_policy")[1:]),
+    Subject("model", read_model, models("student/on_policy")[1:], apart=True),
 )
 
 
@@ -166,6 +166,7 @@ def make_run(work: Path) -> Path:
 
     Made once for all parts of the corpus, whose folders lie side by side.
     """
+    import_all()
     made = work.parent / "made"
     if not made.exists():
         made.mkdir()
@@ -181,6 +182,7 @@ def _make(work: Path) -> None:
     (run / FILE).write_text(TINY.format(run_dir=run) + SMALL)
     save, assemble = training.loop.save_checkpoint, histories.collection._assemble_parts
 
+    # In this process, of which the commands are forks.
     def copy_and_assemble(*arguments: Any) -> Any:
         shutil.copytree(run, work / "collecting")
         return assemble(*arguments)

@@ -1,7 +1,8 @@
 """SIGKILL, SIGTERM, SIGINT at random moments, to a command or one of its workers.
 
-Most commands are forks of this process, which has all modules already: most of a tiny stage's time
-is Python's start, and signals are to meet its work. A share starts as a user would start it.
+Most commands and their workers are forks of this process, which has all modules already: most of a
+tiny stage's time is Python's start, and signals are to meet its work. A share starts as a user
+would start it.
 
 A command that is killed is started again, and killed again, until it is done: then the results have
 the very bytes of an undisturbed run, no process is left, and no temporary file. Ended by SIGTERM or
@@ -9,25 +10,22 @@ SIGINT, a command ends with 130 and prints no traceback.
 """
 
 import contextlib
-import importlib
 import os
 import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
-from pipelines.cli import run_main
+from tests.faults import launch
 from tests.faults.configs import TINY
 from tests.faults.corpus import patience
 from tests.faults.files import CHAIN, SMALL
+from tests.faults.launch import members
 
 RESULTS = ("*.safetensors", "*.npy", "*.arrow", "*.h5", "learning_curves.csv")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -36,7 +34,6 @@ FORKED = 0.8  # share of the commands that are forks
 EARLY = 0.7  # share of the signals that come in the first third of what is left to do
 PATIENCE = 60.0  # seconds until a command that was told to end must have
 HISTORIES = "collect/histories.h5"
-ROOT = Path(__file__).resolve().parent.parent.parent
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\..*)?")
 
 
@@ -47,7 +44,6 @@ class Plan:
     name: str
     folder: Path
     commands: list[list[str]]
-    forks: bool = False
     done: int = 0
     seconds: list[float] = field(default_factory=list)
 
@@ -65,7 +61,7 @@ def make_plan(name: str, folder: Path) -> Plan:
     )
 
     def command(module: str, config: Path, *overrides: str) -> list[str]:
-        return [sys.executable, "-m", f"pipelines.{module}", "--config", str(config), *overrides]
+        return [f"pipelines.{module}", "--config", str(config), *overrides]
 
     imported = (f"histories={folder}/mine.h5", f"import_histories.source={folder}/run/{HISTORIES}")
     commands = {
@@ -79,88 +75,21 @@ def make_plan(name: str, folder: Path) -> Plan:
         "run": [command("run", file)],
         "ablate": [command("ablate", sweep)],
     }
-    return Plan(name, folder, commands[name], forks=name == "stages")
+    return Plan(name, folder, commands[name])
 
 
-class Forked:
-    """A command in a fork of this process; what of `subprocess.Popen` is needed."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        module, arguments = command[2].removeprefix("pipelines."), command[3:]
-        self.status: int | None = None
-        self.pid = os.fork()
-        if not self.pid:
-            _become(module, arguments, log)
-        while os.getsid(self.pid) != self.pid:  # a command of `Popen` has its session at once
-            time.sleep(0.001)
-
-    def wait(self, timeout: float | None = None) -> int:
-        limit = None if timeout is None else time.monotonic() + timeout
-        while self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-            elif limit is not None and time.monotonic() > limit:
-                raise subprocess.TimeoutExpired("a fork", timeout or 0)
-            else:
-                time.sleep(0.005)
-        return self.status
-
-
-def _become(module: str, arguments: list[str], log: Path) -> NoReturn:
-    """Do in a fork what a stage's script does."""
-    status = 1
-    try:
-        os.setsid()
-        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        for stream in (1, 2):
-            os.dup2(file, stream)
-        os.chdir(ROOT)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        run_main(importlib.import_module(f"pipelines.{module}").main, arguments)
-        status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
-    except KeyboardInterrupt:  # before the command has begun
-        status = 130
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
-
-
-Command = subprocess.Popen[bytes] | Forked
-
-
-def start(command: list[str], log: Path, forked: bool = False) -> Command:
-    if forked:
-        return Forked(command, log)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(command: Sequence[str], log: Path, *, forked: bool) -> launch.Command:
+    """Start a module with its arguments; its output is appended to a file."""
+    module, *arguments = command
     with log.open("ab") as file:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
-
-
-def members(session: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, *rest = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(rest[2]) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found
+        return launch.start(module, arguments, file.fileno(), file.fileno(), forked=forked)
 
 
 def finish(plan: Plan, number: int | None = None) -> None:
     """Run what is left of a plan's commands, or of its first ones, undisturbed."""
     while plan.done < (len(plan.commands) if number is None else number):
         began = time.monotonic()
-        process = start(plan.commands[plan.done], plan.folder / "log", plan.forks)
+        process = start(plan.commands[plan.done], plan.folder / "log", forked=True)
         if process.wait() != 0:
             raise SystemExit(f"{plan.name} failed: {plan.folder / 'log'}")
         plan.seconds.append(time.monotonic() - began)
@@ -182,8 +111,7 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
     """Start the plan's next command, kill it after a while; what is wrong with how it ended."""
     log = plan.folder / "log"
     before = log.stat().st_size if log.exists() else 0
-    forked = plan.forks and rng.random() < FORKED
-    process = start(plan.commands[plan.done], log, forked)
+    process = start(plan.commands[plan.done], log, forked=rng.random() < FORKED)
     sent, wrong = rng.choice(SIGNALS), []
     latest = seconds / 3 if rng.random() < EARLY else seconds
     try:
@@ -192,7 +120,8 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
         return wrong if status == 0 else [f"ended with {status} undisturbed"]
     except subprocess.TimeoutExpired:
         pass
-    alive = members(process.pid)
+    server = process.server if isinstance(process, launch.Forked) else 0
+    alive = [each for each in members(process.pid) if each != server]  # no user has one
     to_worker = rng.random() < 0.25 and len(alive) > 1
     victim = rng.choice(alive) if to_worker else process.pid
     what = f"{plan.name} {sent.name}{' to a worker' * (victim != process.pid)}"
@@ -235,8 +164,7 @@ def check(plan: Plan, expected: dict[str, bytes]) -> list[str]:
 def run_kills(work: Path, count: int, seed: int, plans: Sequence[str] = tuple(PLANS)) -> list[str]:
     """Kill `count` times, shared out over the plans; everything that was wrong."""
     rng, wrong, n_killed, n_done = random.Random(seed), [], 0, 0
-    for name, _ in CHAIN:
-        importlib.import_module(f"pipelines.{name}")
+    launch.import_all()
     whole = sum(PLANS[name] for name in plans)
     for name in plans:
         most = n_killed + max(1, round(count * PLANS[name] / whole))

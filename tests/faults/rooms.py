@@ -39,7 +39,8 @@ def cases(work: Path, seed: int) -> list[Case]:
             return read_only(subject, work)
 
         named = (str(work), "run_dir")
-        found.append(Case(f"{subject.name}: read-only", closed, named))
+        name = f"{subject.name}: read-only"
+        found.append(Case(name, closed, named, apart=False, drawn=False))
     if not can_mount():
         return found
     for subject in stages:
@@ -49,7 +50,8 @@ def cases(work: Path, seed: int) -> list[Case]:
             def full(subject: Subject = subject, room: int = room) -> str | None:
                 return filled(subject, work, room)
 
-            found.append(Case(f"{subject.name}: {what} left", full, (str(work),), seconds=120))
+            name = f"{subject.name}: {what} left"
+            found.append(Case(name, full, (str(work),), seconds=120, apart=False))
     return found
 
 

@@ -1,17 +1,28 @@
 """The whole corpus: `python -m tests.faults.run --seed 0 --kills 20`; exits 1 if any broke.
 
-It can be had in parts (`--parts configs members`, `--plans run`), and with `--keep FILE` it goes on
-where it was stopped: what is written there is not tried again.
+Commands are forks of this process; a share of the cases goes through the real command too, and must
+come to the same verdict. It can be had in parts (`--parts configs members`, `--plans run`), and
+with `--keep FILE` it goes on where it was stopped: what is written there is not tried again; nor
+with another seed, unless the seed makes another case of it.
 """
+
+from __future__ import annotations
 
 import argparse
 import importlib
 import json
 import os
+import random
 import signal
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.corpus import Case, Verdict
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -21,6 +32,9 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 PARTS = ("configs", "members", "files", "commands", "rooms")
+OF_COMMANDS = ("files", "commands", "rooms")
+START = 60.0
+"""Seconds that a real command may take longer than a fork."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="of the corpus")
     found.add_argument("--plans", nargs="*", default=None, help="what is killed; all unless given")
+    found.add_argument(
+        "--real", type=float, default=0.025, help="share that goes through real commands too"
+    )
     found.add_argument("--only", default="", help="cases whose name has this")
     found.add_argument("--show", action="store_true", help="every verdict")
     found.add_argument("--keep", type=Path, help="file that verdicts are added to, and taken from")
@@ -40,20 +57,68 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Kept:
-    """Verdicts of earlier calls, a line of JSON each; of this seed alone."""
+    """Verdicts of earlier calls, a line each; of this seed, or of cases that draw nothing."""
 
     def __init__(self, file: Path | None, seed: int) -> None:
         self.file, self.seed = file, seed
         lines = file.read_text().splitlines() if file is not None and file.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]
-        self.known = {row["case"]: row for row in rows if row["seed"] == seed}
+        known = [row for row in rows if row["seed"] == seed or not row["drawn"]]
+        self.known = {row["case"]: row for row in known}
 
-    def add(self, case: str, what: str, told: str) -> None:
-        row = {"seed": self.seed, "case": case, "what": what, "told": told[:500]}
-        self.known[case] = row
+    def judged(self, part: str, case: Case) -> Verdict:
+        """The verdict on a case, now or earlier."""
+        from tests.faults.corpus import Verdict, judge
+
+        key = f"{part}: {case.name}"
+        if row := self.known.get(key):
+            return Verdict(case.name, row["what"], row["told"])
+        began = time.monotonic()
+        verdict = judge(case)
+        seconds = round(time.monotonic() - began, 2)
+        told = verdict.told[-500:]
+        row = {"seed": self.seed, "drawn": case.drawn, "case": key, "what": verdict.what}
         if self.file is not None:
             with self.file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row | {"told": told, "seconds": seconds}) + "\n")
+        return verdict
+
+
+def try_part(part: str, work: Path, kept: Kept, arguments: argparse.Namespace) -> list[Verdict]:
+    """Judge the cases of a part, some of them also as users do; tell what broke, and how many."""
+    from tests.faults.corpus import summary
+
+    verdicts, again, seed = [], [], arguments.seed
+    for case in importlib.import_module(f"tests.faults.{part}").cases(work, seed):
+        if arguments.only not in case.name:
+            continue
+        of_case = [kept.judged(part, case)]
+        drawn = random.Random(f"{seed} {case.name}").random() < arguments.real
+        if part in OF_COMMANDS and drawn:
+            again.append(as_users_do(part, case, of_case[0], kept))
+            of_case += again[-1:]
+        verdicts += of_case[:1]
+        for verdict in of_case:
+            if arguments.show or not verdict.well:
+                last = (verdict.told.strip().splitlines() or [""])[-1][:300]
+                print(f"{verdict.what} | {verdict.case} | {last}", flush=True)  # noqa: T201
+    print(f"{part}: {summary(verdicts)}", flush=True)  # noqa: T201
+    if again:
+        print(f"{part}, through the real command: {summary(again)}", flush=True)  # noqa: T201
+    return verdicts + [verdict for verdict in again if not verdict.well]
+
+
+def as_users_do(part: str, case: Case, forked: Verdict, kept: Kept) -> Verdict:
+    """The verdict on a case through the real command, that must be the fork's."""
+    from tests.faults import launch
+    from tests.faults.corpus import Verdict
+
+    name = f"{case.name} (real command)"
+    with launch.as_users_do():
+        found = kept.judged(part, replace(case, name=name, seconds=case.seconds + START))
+    if found.what == forked.what:
+        return found
+    return Verdict(name, "differs", f"{found.what}, a fork's is {forked.what}: {found.told}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,31 +130,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from tests.faults.corpus import Verdict, judge, summary
+    from tests.faults.corpus import memory, summary
     from tests.faults.kills import PLANS, run_kills
 
     torch.set_num_threads(1)
     every: list[Verdict] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
         work = Path(folder)
         for part in arguments.parts:
             (work / part).mkdir()
-            module = importlib.import_module(f"tests.faults.{part}")
-            verdicts = []
-            for case in module.cases(work / part, arguments.seed):
-                if arguments.only not in case.name:
-                    continue
-                if row := kept.known.get(f"{part}: {case.name}"):
-                    verdict = Verdict(case.name, row["what"], row["told"])
-                else:
-                    verdict = judge(case)
-                    kept.add(f"{part}: {case.name}", verdict.what, verdict.told)
-                verdicts.append(verdict)
-                if arguments.show or not verdict.well:
-                    last = (verdict.told.strip().splitlines() or [""])[-1][:300]
-                    print(f"{verdict.what} | {case.name} | {last}", flush=True)  # noqa: T201
-            print(f"{part}: {summary(verdicts)}", flush=True)  # noqa: T201
-            every += verdicts
+            every += try_part(part, work / part, kept, arguments)
         print(f"seed {arguments.seed}: {summary(every)}", flush=True)  # noqa: T201
         wrong = sum(not verdict.well for verdict in every)
         if arguments.kills:

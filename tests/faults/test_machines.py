@@ -21,7 +21,8 @@ import pytest
 
 from tests.faults.configs import TINY
 from tests.faults.corpus import patience
-from tests.faults.kills import ROOT, members, results, start
+from tests.faults.kills import results
+from tests.faults.launch import ENVIRONMENT, ROOT, members
 from training import clusters
 from training.clusters import SlurmPool
 from training.jobs import Job
@@ -57,6 +58,19 @@ def until(done: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         assert time.monotonic() < limit, "it took too long"
         time.sleep(0.1)
     return found
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own; its output is appended to a file."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
 
 
 def ended(process: subprocess.Popen[bytes], seconds: float = PATIENCE) -> int:
@@ -123,7 +137,7 @@ class Slurm:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def begin(self, name: str, *command: str) -> None:
-        self.daemons[name] = start(list(command), self.folder / f"{name}.log")  # pyright: ignore
+        self.daemons[name] = start(list(command), self.folder / f"{name}.log")
 
     def node_of_a_running_job(self) -> str:
         return until(lambda: self.ask("squeue", "-h", "-t", "R", "-o", "%N").split())[0]
