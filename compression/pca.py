@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from compression.compressor import Compressor, CompressorConfig, CompressorError
@@ -67,6 +66,8 @@ class PCACompressor(Compressor):
                 f"pca needs at least {self.n_components} training regions, one per component, but "
                 f"got {len(flat)}; collect more histories or lower compressor.n_latents."
             )
+        from sklearn.decomposition import PCA  # late: it takes half a second
+
         pca: Any = PCA(self.n_components, svd_solver="randomized", random_state=0).fit(flat)
         # What never varied in training is left out: whitening would blow it up on new regions.
         variance = pca.explained_variance_

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
@@ -98,6 +97,8 @@ class Codebook(Bottleneck):
         """
         if not self.waits:
             return
+        from sklearn.cluster import MiniBatchKMeans  # late: it takes half a second
+
         words, _ = self._words(self.code.down(latents.values.float()), latents)
         blocks = words.flatten(0, 1).chunk(max(self.n_blocks, 1), dim=-1)  # each (N, C)
         if len(blocks[0]) < self.n_codes:

@@ -35,6 +35,9 @@ for name in sys.argv[1].split(","):
     importlib.import_module(f"pipelines.{name}")
 from pipelines.config import RunConfig
 RunConfig()
+from compression.compressor import KINDS, compressor_class
+for kind in KINDS:
+    compressor_class(kind)
 from histories.table import RegionTable
 RegionTable.load(Path(sys.argv[2]))
 print(json.dumps(sorted(sys.modules)))
