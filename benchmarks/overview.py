@@ -1,14 +1,16 @@
 """What collecting, training, acting and a whole job cost, beside the nearest public predecessor.
 
+    python -m benchmarks.overview --out docs/results/speed
     python -m benchmarks.overview --out docs/results/speed --job
 
 The predecessor (github.com/tommyma3/Algorithm_Distillation) publishes returns and settings, no
 speeds. So its settings are measured here in the same run: stable-baselines3's PPO with 100 streams,
 20 steps, minibatches of 50, 20 epochs, in our faster environment; updates of 512 sequences of 160
 tokens with one target each, through torch's own encoder of 4 layers of width 32; acting that
-computes all 160 tokens anew at every step. Processor seconds of one torch thread; medians. With
-`--job` also configs/quickstart.yaml, student and teacher, from nothing to its table, which takes
-minutes; the predecessor's job is extrapolated from the paces above. Writes <out>/overview.csv.
+computes all 160 tokens anew at every step. Processor seconds of one torch thread; medians. Writes
+<out>/overview.csv, or, with `--job`, adds to it configs/quickstart.yaml with student and teacher,
+from nothing to its table, which takes minutes; the predecessor's job, the histories of 81 goals and
+50,000 updates, is extrapolated from its paces in the file.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ THEIR_TOKENS, THEIR_WIDTH, THEIR_BATCH, THEIR_UPDATES = 160, 32, 512, 50_000
 THEIR_HISTORIES = 81 * 100_000
 """Environment steps: every goal of the room."""
 THEIR_PPO = SourceConfig(learning_rate=3e-4, batch_size=50, n_epochs=20, ent_coef=0.0)
+OUR_PPO = SourceConfig(clip_range=0.2)
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,11 @@ def family() -> Any:
 
 
 def steps_per_second(
-    style: str, n_tasks: int, n_streams: int, n_regions: int, length: int
+    style: str, config: Any, n_tasks: int, n_streams: int, n_regions: int, length: int
 ) -> float:
     """Return the pace of a source."""
     room = family()
-    sections = {"source": THEIR_PPO, "posterior": PosteriorConfig(noise=0.1)}
-    source = make_sources([style], sections, {})[style]
+    source = make_sources([style], {"source": config, "posterior": config}, {})[style]
     tasks, train = room.tasks()[:n_tasks], tuple(range(len(room.tasks())))
     rule = MarkerRule("rollout", length)
     job = SourceJob(room, tuple(tasks), train, style, 0, n_streams, n_regions, rule)
@@ -136,8 +138,10 @@ def their_update(model: TheirModel, optimizer: torch.optim.Optimizer) -> None:
 
 def measured() -> list[Row]:
     """Measure everything but the whole job."""
-    played = steps_per_second("posterior_sampling", 16, 64, 8, REGION_LEN)
-    learned = steps_per_second("ppo", 1, 100, 5, 20)
+    search = PosteriorConfig(noise=0.1)
+    played = steps_per_second("posterior_sampling", search, 16, 64, 8, REGION_LEN)
+    learned = steps_per_second("ppo_batched", OUR_PPO, 8, 64, 3, REGION_LEN)
+    theirs = steps_per_second("ppo", THEIR_PPO, 1, 100, 5, 20)
     model = TheirModel()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     their_targets = THEIR_BATCH / median_seconds(lambda: their_update(model, optimizer), 2)
@@ -153,7 +157,8 @@ def measured() -> list[Row]:
     window = torch.rand(STREAMS, THEIR_TOKENS, 10)
     act = torch.inference_mode()(model.eval().forward)
     return [
-        Row("collecting, steps a second", played, learned),
+        Row("collecting by posterior sampling, steps a second", played, theirs),
+        Row("collecting by PPO, steps a second", learned, theirs),
         Row("training, targets a second", targets, their_targets),
         Row(
             f"acting, ms a step of {STREAMS} streams",
@@ -165,8 +170,11 @@ def measured() -> list[Row]:
     ]
 
 
-def whole_job(rows: list[Row]) -> Row:
+def whole_job(known: list[list[str]]) -> Row:
     """Run the quickstart with student and teacher; extrapolate the predecessor's job."""
+    paces = {row[0].partition(",")[0]: float(row[2].replace(",", "")) for row in known}
+    theirs = THEIR_HISTORIES / paces["collecting by PPO"]
+    theirs += THEIR_UPDATES * THEIR_BATCH / paces["training"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pipelines.run", "--config", "configs/quickstart.yaml"]
@@ -174,35 +182,33 @@ def whole_job(rows: list[Row]) -> Row:
         subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     ours = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    collecting, training = rows[0].theirs, rows[1].theirs
-    theirs = THEIR_HISTORIES / collecting + THEIR_UPDATES * THEIR_BATCH / training
     return Row("whole job, processor minutes", ours / 60, theirs / 60, more=False)
 
 
 def main() -> None:
     """Measure, print one table and write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder of the CSV file")
-    parser.add_argument("--job", action="store_true", help="also the quickstart, for minutes")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the CSV file")
+    parser.add_argument("--job", action="store_true", help="add the quickstart, for minutes")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = measured()
+    path = options.out / "overview.csv"
     if options.job:
-        rows.append(whole_job(rows))
+        with path.open(newline="") as file:
+            _, *known = csv.reader(file)
+        cells = [*known, whole_job(known).cells()]
+    else:
+        cells = [row.cells() for row in measured()]
     table = Table(title="one processor core")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "what" else "right")
-    for row in rows:
-        table.add_row(*row.cells())
+    for row in cells:
+        table.add_row(*row)
     Console().print(table)
-    if options.out is not None:
-        with (
-            atomic_file(options.out / "overview.csv") as temporary,
-            temporary.open("w", newline="") as file,
-        ):
-            csv.writer(file).writerows([HEADINGS, *(row.cells() for row in rows)])
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([HEADINGS, *cells])
 
 
 if __name__ == "__main__":
