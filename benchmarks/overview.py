@@ -60,26 +60,29 @@ class Row:
     """One comparison.
 
     Attributes:
-        what: Is measured, and in which unit.
+        what: Is measured.
+        unit: Of it; paces, of which more is better, are a second.
         here: Our figure.
         theirs: The same by the predecessor's settings.
-        more: Whether more is better.
     """
 
     what: str
+    unit: str
     here: float
     theirs: float
-    more: bool = True
 
     def cells(self) -> list[str]:
         """Return it as text; the ratio says how many times better ours is."""
-        ratio = self.here / self.theirs if self.more else self.theirs / self.here
-        shown = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
-        return [self.what, _figure(self.here), _figure(self.theirs), f"× {shown}"]
+        more = self.unit.endswith("/s")
+        ratio = self.here / self.theirs if more else self.theirs / self.here
+        figures = (f"{_figure(value)} {self.unit}" for value in (self.here, self.theirs))
+        return [self.what, *figures, f"× {_figure(ratio)}"]
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    """Three significant digits."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
 
 
 def median_seconds(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
@@ -156,25 +159,21 @@ def measured() -> list[Row]:
     )
     window = torch.rand(STREAMS, THEIR_TOKENS, 10)
     act = torch.inference_mode()(model.eval().forward)
+    acting = 1000 * playing / (3 * REGION_LEN), 1000 * median_seconds(lambda: act(window))
     return [
-        Row("collecting by posterior sampling, steps a second", played, theirs),
-        Row("collecting by PPO, steps a second", learned, theirs),
-        Row("training, targets a second", targets, their_targets),
-        Row(
-            f"acting, ms a step of {STREAMS} streams",
-            1000 * playing / (3 * REGION_LEN),
-            1000 * median_seconds(lambda: act(window)),
-            more=False,
-        ),
-        Row("context, bytes a stream", policy.context_bytes, 4 * THEIR_TOKENS * THEIR_WIDTH, False),
+        Row("collecting by posterior sampling", "steps/s", played, theirs),
+        Row("collecting by PPO", "steps/s", learned, theirs),
+        Row("training on recorded actions", "targets/s", targets, their_targets),
+        Row(f"acting, a step of {STREAMS} streams", "ms", *acting),
+        Row("context, a stream", "bytes", policy.context_bytes, 4 * THEIR_TOKENS * THEIR_WIDTH),
     ]
 
 
 def whole_job(known: list[list[str]]) -> Row:
     """Run the quickstart with student and teacher; extrapolate the predecessor's job."""
-    paces = {row[0].partition(",")[0]: float(row[2].replace(",", "")) for row in known}
+    paces = {row[0]: float(row[2].partition(" ")[0].replace(",", "")) for row in known}
     theirs = THEIR_HISTORIES / paces["collecting by PPO"]
-    theirs += THEIR_UPDATES * THEIR_BATCH / paces["training"]
+    theirs += THEIR_UPDATES * THEIR_BATCH / paces["training on recorded actions"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pipelines.run", "--config", "configs/quickstart.yaml"]
@@ -182,7 +181,7 @@ def whole_job(known: list[list[str]]) -> Row:
         subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     ours = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Row("whole job, processor minutes", ours / 60, theirs / 60, more=False)
+    return Row("whole job", "minutes", ours / 60, theirs / 60)
 
 
 def main() -> None:
