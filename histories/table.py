@@ -191,9 +191,9 @@ def _mapped(path: Path) -> Any:
 
 
 def _view(table: Any, name: str, shape: Any, dtype: str | None) -> np.ndarray:
-    column = table.column(name).combine_chunks()  # one chunk as written: no copy
-    if hasattr(column, "chunks"):
-        column = column.chunk(0)
+    column = table.column(name)
+    # One chunk as written; `combine_chunks` would copy it into memory all the same.
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     values = column.flatten() if shape else column
     array = np.from_dlpack(values)  # without a copy; `to_numpy` would import pandas
     array = array.reshape(len(column), *shape) if shape else array

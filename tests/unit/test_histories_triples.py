@@ -78,7 +78,9 @@ def test_tables_of_more_tasks_take_no_more_memory(tmp_path):
 
 def test_columns_are_views_of_the_mapped_file(histories_path, tmp_path):
     build_triples(histories_path, tmp_path)
+    arrow = pa.total_allocated_bytes()
     table = RegionTable.load(tmp_path / "test")
+    assert pa.total_allocated_bytes() == arrow
     for column in table.columns.values():
         assert not column.flags.owndata
         assert not column.flags.writeable
