@@ -123,7 +123,7 @@ def as_users_do(part: str, case: Case, forked: Verdict, kept: Kept) -> Verdict:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Try all; the number of what broke."""
-    arguments = parser().parse_args(argv)
+    arguments, began = parser().parse_args(argv), os.times()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     kept = Kept(arguments.keep, arguments.seed)
@@ -145,6 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.kills:
             plans = arguments.plans or tuple(PLANS)
             wrong += len(run_kills(work / "kills", arguments.kills, arguments.seed, plans))
+    used = os.times()
+    minutes = used.elapsed - began.elapsed, sum(used[:4])
+    told = "in {:.1f} minutes, with {:.1f} of processor time".format(*(n / 60 for n in minutes))
+    print(told, flush=True)  # noqa: T201
     return wrong
 
 
