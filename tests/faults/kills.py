@@ -45,6 +45,7 @@ class Plan:
     folder: Path
     commands: list[list[str]]
     done: int = 0
+    killed: int = 0
     seconds: list[float] = field(default_factory=list)
 
 
@@ -127,6 +128,7 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
     what = f"{plan.name} {sent.name}{' to a worker' * (victim != process.pid)}"
     with contextlib.suppress(ProcessLookupError):
         os.kill(victim, sent)
+        plan.killed += 1
     try:
         status = process.wait(patience(PATIENCE))
     except subprocess.TimeoutExpired:
@@ -179,8 +181,9 @@ def run_kills(work: Path, count: int, seed: int, plans: Sequence[str] = tuple(PL
             for number in range(len(plan.commands)):
                 until = min(most, n_killed + share)
                 while plan.done == number and n_killed < until:
+                    before = plan.killed
                     found += kill(plan, 1.1 * seconds[number], rng)
-                    n_killed += 1
+                    n_killed += plan.killed - before  # unless it ended first
                 finish(plan, number + 1)
             found += check(plan, expected)
             n_done += 1

@@ -39,7 +39,10 @@ from tests.faults.corpus import BrokenError, patience
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMANDS = sorted(path.stem for path in (ROOT / "pipelines").glob("[a-z]*.py"))
-LATE = ("datasets", "minari.data_collector", "reports.published", "tasks.darkroom")
+LATE = (
+    *("datasets", "minari.data_collector", "reports.published", "tasks.darkroom"),
+    *(f"sklearn.{name}" for name in ("cluster", "decomposition", "linear_model", "metrics")),
+)
 """What commands import once they need it."""
 HAVE_WORKERS = ("pipelines.ablate", "pipelines.collect", "pipelines.run")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
