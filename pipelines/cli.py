@@ -57,10 +57,11 @@ def run_stage(
     """
     doc = sys.modules["__main__"].__doc__
     stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
-    with mistakes_told(), many_imports():
-        stage = importlib.import_module(f"pipelines.{name}").main
-    run_main(stage, config_class=config_class, flags=flags)
-    raise SystemExit(0)
+    with mistakes_told():  # all of it: a signal may come before and after `run_main`'s own
+        with many_imports():
+            stage = importlib.import_module(f"pipelines.{name}").main
+        run_main(stage, config_class=config_class, flags=flags)
+        raise SystemExit(0)
 
 
 def run_main(

@@ -112,7 +112,8 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
     """Start the plan's next command, kill it after a while; what is wrong with how it ended."""
     log = plan.folder / "log"
     before = log.stat().st_size if log.exists() else 0
-    process = start(plan.commands[plan.done], log, forked=rng.random() < FORKED)
+    forked = rng.random() < FORKED
+    process = start(plan.commands[plan.done], log, forked=forked)
     sent, wrong = rng.choice(SIGNALS), []
     latest = seconds / 3 if rng.random() < EARLY else seconds
     try:
@@ -135,8 +136,10 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
         os.killpg(process.pid, signal.SIGKILL)
         return [f"{what}: hangs"]
     plan.done += status == 0
+    told = log.read_bytes()[before:]
     if victim == process.pid and sent is not signal.SIGKILL and status not in (0, 130, -sent):
-        wrong.append(f"{what}: exit status {status}")
+        how = "a fork" if forked else "a command"
+        wrong.append(f"{what}: exit status {status} of {how}: {told[-300:]!r}")
     limit = time.monotonic() + patience(15)
     while (left := members(process.pid)) and time.monotonic() < limit:
         time.sleep(0.1)
@@ -144,7 +147,6 @@ def kill(plan: Plan, seconds: float, rng: random.Random) -> list[str]:
         wrong.append(f"{what}: processes are left: {left}")
         for each in left:
             os.kill(each, signal.SIGKILL)
-    told = log.read_bytes()[before:]
     told_of = victim == process.pid and sent is not signal.SIGKILL and b"Traceback" in told
     if told_of and b"importlib" not in told:  # while Python itself was starting
         wrong.append(f"{what}: a traceback: {told[-300:]!r}")

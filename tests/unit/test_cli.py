@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from base.errors import UserError
+from pipelines import cli
 from pipelines.cli import mistakes_told, run_main
 
 
@@ -116,6 +117,19 @@ def test_what_a_library_makes_of_an_interruption_is_one(number, made_of_it, caps
         library()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_signal_before_the_stage_is_an_interruption(monkeypatch, capsys):
+    stage = ModuleType("pipelines.a_stage")
+    stage.main = lambda config: None
+    monkeypatch.setitem(sys.modules, stage.__name__, stage)
+    monkeypatch.setattr(sys, "argv", ["a_stage", "--config", "a.yaml"])
+    monkeypatch.setattr(cli, "run_main", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        cli.run_stage("a_stage")
+    assert ended.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_handlers")
