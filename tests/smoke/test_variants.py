@@ -53,7 +53,8 @@ family:
   kwargs:
     families:
       - {target: "tasks.darkroom:DarkRoomFamily", kwargs: {size: 3, horizon: 5}}
-      - {target: "tasks.key_to_door:KeyToDoorFamily", kwargs: {n_goals: 1, size: 3, horizon: 5, n_tasks: 9}}
+      - target: tasks.key_to_door:KeyToDoorFamily
+        kwargs: {n_goals: 1, size: 3, horizon: 5, n_tasks: 9}
 split: {seed: 0, n_validation: 4, n_test: 6}
 sampling: {jitter: 0.4}
 compressor: {n_latents: 2, n_layers: 1, latent_positions: rotary}
