@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ad.student import CADStudent
+from base.errors import UserError
 from base.files import atomic_dir
-from base.hashes import write_checksums
+from base.hashes import check_checksums, write_checksums
 from pipelines.common import Run, open_run, split_settings
 from pipelines.config import RunConfig
 from pipelines.methods import through
@@ -79,6 +80,11 @@ def main(config: RunConfig) -> None:
 
 def _comparison_row(run: Run) -> dict[str, str]:
     path = run.root / "comparison" / "table.csv"
+    again = "`accelerate launch -m pipelines.compare --config ...` with the same run_dir"
+    try:
+        check_checksums(path.parent)
+    except UserError as error:
+        raise StageError(f"{error} Or run {again}, which writes it anew.") from None
     rows = []
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -87,8 +93,8 @@ def _comparison_row(run: Run) -> dict[str, str]:
         pass
     if not rows:
         raise StageError(
-            f"{path} has no row of method={run.config.method}, and the card needs it; run "
-            "`accelerate launch -m pipelines.compare --config ...` with the same run_dir first."
+            f"{path} has no row of method={run.config.method}, and the card needs it; run {again} "
+            "first."
         )
     return rows[0]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
+from base.hashes import CHECKSUMS_NAME, write_checksums
 from reports import bits_figure, columns, differences, groups, paper, sweep_figures, tables
 from reports.bits import method_series, other_evaluations
 from reports.cost import draw_cost
@@ -33,7 +34,8 @@ def write_comparison(
     Writes table.{csv,md,tex}, by_seed.csv, differences.csv (every method minus the student,
     paired), groups.csv where tasks are of several kinds, the figures learning_curves, borders,
     bars, profiles, gap, bits, tasks, cost and training as PDF, PNG and CSV, and report.html, which
-    holds it all. What the results do not allow is left out.
+    holds it all. What the results do not allow is left out. By checksums.json whoever reads
+    table.csv again knows that it is as it was written.
 
     Args:
         run_dirs: run directories.
@@ -56,17 +58,19 @@ def write_comparison(
     bits = method_series(methods, other_evaluations(methods, directories, options.folder))
     report.figures[bits_figure.NAME] = bits_figure.draw_bits(bits, methods, out_dir)
     write_page(report, methods, out_dir, options)
+    write_checksums(out_dir, ("table.csv",))
     if options.console is not None:
         tables.print_table(report.rows, report.notes, options.console)
     return report.rows
 
 
 def cleared(out_dir: str | Path) -> Path:
-    """The directory of a report, made if need be, without the figures of an earlier one."""
+    """The directory of a report, made if need be, without what an earlier one might leave there."""
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     names = (*CAPTIONS, *sweep_figures.CAPTIONS, "sweep_*")
-    (out_dir / groups.NAME).unlink(missing_ok=True)
+    for name in (groups.NAME, CHECKSUMS_NAME):
+        (out_dir / name).unlink(missing_ok=True)
     for name, part, suffix in product(names, FIGURE_PARTS, ("pdf", "png", "csv")):
         for path in out_dir.glob(f"{name}{part}.{suffix}"):
             path.unlink()

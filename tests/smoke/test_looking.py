@@ -128,6 +128,18 @@ def test_shipping_asks_for_the_comparison(finished, config, tmp_path, capsys):
     assert not (tmp_path / "m").exists()
 
 
+def test_shipping_refuses_a_comparison_that_was_changed(finished, config, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    table = run_dir / "comparison/table.csv"
+    table.write_text(table.read_text().replace("0.", "0.9", 1))
+    told = refused(capsys, "ship", config, f"run_dir={run_dir}", f"ship.folder={tmp_path / 'm'}")
+    assert "table.csv is missing or not as it was written" in told
+    assert not (tmp_path / "m").exists()
+    stage("compare", config, f"run_dir={run_dir}")
+    stage("ship", config, f"run_dir={run_dir}", f"ship.folder={tmp_path / 'm'}")
+
+
 def test_the_demonstration_needs_the_model_alone(shipped, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(shipped, tmp_path / "model")

@@ -342,6 +342,7 @@ def test_write_comparison_writes_everything_and_returns_the_rows(report):
         "bars_points.csv",
         "borders_positions.csv",
         "by_seed.csv",
+        "checksums.json",
         "gap_points.csv",
         "report.html",
     }
