@@ -92,7 +92,8 @@ def finish(plan: Plan, number: int | None = None) -> None:
         began = time.monotonic()
         process = start(plan.commands[plan.done], plan.folder / "log", forked=True)
         if process.wait() != 0:
-            raise SystemExit(f"{plan.name} failed: {plan.folder / 'log'}")
+            told = (plan.folder / "log").read_text(errors="replace")[-2000:]
+            raise SystemExit(f"{plan.name} failed at {plan.commands[plan.done]}: {told}")
         plan.seconds.append(time.monotonic() - began)
         plan.done += 1
 
