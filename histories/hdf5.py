@@ -19,6 +19,11 @@ from histories.schema import SCHEMA_VERSION
 STORED: Any = {"compression": "lzf", "shuffle": True, "fletcher32": True}
 """How fields lie in files: with checksums, so that a flipped bit is an error and no other value."""
 
+FORMAT_BOUND: Any = "v110"
+"""Of the file format, which HDF5 1.10 and later read: what says where data lie carries checksums.
+Strings of variable length have none: `write_text`.
+"""
+
 REMEDY = "delete it, and the meta.json beside it if there is one, and collect again"
 
 
@@ -31,7 +36,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file; a full disk ends in an OSError instead of a segmentation fault."""
     with path.open("w+b", buffering=0) as raw:
         spool = _Spool(raw)
-        with h5py.File(spool, "w") as file:
+        with h5py.File(spool, "w", libver=FORMAT_BOUND) as file:
             yield file
         if spool.error is not None:
             raise spool.error
@@ -77,6 +82,17 @@ class _Spool:
         return getattr(self.file, name)
 
 
+def write_text(attributes: Any, name: str, text: str) -> None:
+    """Set an attribute to a string of fixed length, which lies where HDF5 keeps checksums."""
+    attributes[name] = np.array(text.encode())
+
+
+def read_text(attributes: Any, name: str) -> str:
+    """A string of fixed or variable length; raises KeyError."""
+    value = attributes[name]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 class DamagedFileError(HistoryFileError):
     """A history file is truncated or otherwise unreadable."""
 
@@ -97,13 +113,14 @@ def opened(path: Path, file_format: str) -> Iterator[h5py.File]:
             f"{path} is no HDF5 file, so no histories; name the histories.h5 of a collect stage"
         ) from error
     with file:
-        found = file.attrs.get("format")
+        with readable(path):
+            found = read_text(file.attrs, "format") if "format" in file.attrs else None
+            version = file.attrs.get("schema_version", 0)
         if found != file_format:
             raise HistoryFileError(
                 f"{path} is an HDF5 file but not of format {file_format!r} (found {found!r}); "
                 "name the histories.h5 of a collect stage"
             )
-        version = file.attrs.get("schema_version", 0)
         if not isinstance(version, int | np.integer):
             raise DamagedFileError(damaged(path))
         if version != SCHEMA_VERSION:

@@ -26,7 +26,9 @@ from histories.hdf5 import (
     damaged,
     new_file,
     opened,
+    read_text,
     readable,
+    write_text,
 )
 from histories.regions import region_returns
 from histories.schema import (
@@ -62,9 +64,9 @@ def write_part(path: Path, histories: Mapping[int, History], fingerprint: str) -
         for index, each in histories.items()
     ]
     with atomic_file(path) as temporary, new_file(temporary) as file:
-        file.attrs["format"] = PART_FORMAT
+        write_text(file.attrs, "format", PART_FORMAT)
         file.attrs["schema_version"] = SCHEMA_VERSION
-        file.attrs["fingerprint"] = fingerprint
+        write_text(file.attrs, "fingerprint", fingerprint)
         text = np.frombuffer(json.dumps(labels).encode(), dtype=np.uint8)
         file.create_dataset("labels", data=text, **STORED)
         for name in FIELDS:
@@ -93,7 +95,7 @@ def part_fingerprint(path: Path) -> str | None:
         return None
     try:
         with opened(path, PART_FORMAT) as file:
-            return str(file.attrs["fingerprint"])
+            return read_text(file.attrs, "fingerprint")
     except DamagedFileError:
         return None
 
@@ -164,13 +166,13 @@ def assemble(
     """
     returns: dict[int, list[np.ndarray]] = {}
     with atomic_file(path) as temporary, new_file(temporary) as file:
-        file.attrs["format"] = FORMAT
+        write_text(file.attrs, "format", FORMAT)
         file.attrs["schema_version"] = SCHEMA_VERSION
-        file.attrs["family"] = family_name
-        file.attrs["observation_space"] = json.dumps(space_spec(observation_space))
-        file.attrs["action_space"] = json.dumps(space_spec(action_space))
-        file.attrs["split"] = split.to_json()
-        file.attrs["settings"] = json.dumps(dict(settings))
+        write_text(file.attrs, "family", family_name)
+        write_text(file.attrs, "observation_space", json.dumps(space_spec(observation_space)))
+        write_text(file.attrs, "action_space", json.dumps(space_spec(action_space)))
+        write_text(file.attrs, "split", split.to_json())
+        write_text(file.attrs, "settings", json.dumps(dict(settings)))
         for paths, indices in groupby(sorted(parts), key=lambda index: tuple(parts[index])):
             with ExitStack() as stack:
                 readers = [stack.enter_context(open_part(part)) for part in paths]
@@ -195,8 +197,8 @@ def _describe(
     best = max((float(np.nanmax(each, initial=-np.inf)) for each in learned), default=-np.inf)
     random, optimal = references
     group.attrs["source_return"] = best
-    group.attrs["name"] = task.name
-    group.attrs["params"] = task.key()
+    write_text(group.attrs, "name", task.name)
+    write_text(group.attrs, "params", task.key())
     group.attrs["random_return"] = random
     group.attrs["optimal_return"] = np.nan if optimal is None else optimal
 
@@ -213,7 +215,7 @@ def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
         group.create_dataset(name, data=data, **STORED)
     styles = [history.style for history in histories for _ in range(history.n_streams)]
     seeds = [history.source_seed for history in histories for _ in range(history.n_streams)]
-    group.create_dataset("style", data=np.array(styles, dtype=h5py.string_dtype()))
+    group.create_dataset("style", data=np.array([s.encode() for s in styles]), fletcher32=True)
     group.create_dataset("source_seed", data=np.array(seeds, dtype=np.int64), fletcher32=True)
     lengths = np.repeat(
         [each.n_transitions for each in histories], [len(each.rewards) for each in histories]
@@ -223,7 +225,7 @@ def _write_task(group: h5py.Group, histories: Sequence[History]) -> None:
         {"style": history.style, "source_seed": history.source_seed, **history.settings}
         for history in histories
     ]
-    group.attrs["sources"] = json.dumps(sources)
+    write_text(group.attrs, "sources", json.dumps(sources))
 
 
 def _filled_up(array: np.ndarray, n_transitions: int) -> np.ndarray:
@@ -248,10 +250,10 @@ class HistoriesReader:
         """See `open_histories`."""
         self.path, self._file = path, file
         try:
-            self.family_name = str(file.attrs["family"])
+            self.family_name = read_text(file.attrs, "family")
             self.observation_space = space_from_spec(_json(file, "observation_space"))
             self.action_space = space_from_spec(_json(file, "action_space"))
-            self.split = Split.from_json(str(file.attrs["split"]))
+            self.split = Split.from_json(read_text(file.attrs, "split"))
             self.settings: dict[str, Any] = _json(file, "settings")
             tasks: Any = file["tasks"]
             self._tasks = {int(name): tasks[name] for name in tasks}
@@ -269,13 +271,15 @@ class HistoriesReader:
         """The task as it was collected; raises HistoryFileError for an unknown index."""
         group = self._group(index)
         with readable(self.path):
-            params = json.loads(str(group.attrs["params"]))
-            return Task(index, str(group.attrs["name"]), params)
+            params = json.loads(read_text(group.attrs, "params"))
+            return Task(index, read_text(group.attrs, "name"), params)
 
     def references(self, index: int) -> tuple[float, float | None]:
         """Random and optimal return of a task, the latter None where unknown."""
-        attributes = self._group(index).attrs
-        random, optimal = float(attributes["random_return"]), float(attributes["optimal_return"])
+        group = self._group(index)
+        with readable(self.path):
+            random = float(group.attrs["random_return"])
+            optimal = float(group.attrs["optimal_return"])
         return random, None if np.isnan(optimal) else optimal
 
     def source_return(self, index: int) -> float | None:
@@ -284,7 +288,9 @@ class HistoriesReader:
         The highest mean return of the episodes that finished in one region, uniformly random
         histories aside; None where no episode did, or a file of an earlier version does not say.
         """
-        best = float(self._group(index).attrs.get("source_return", -np.inf))
+        group = self._group(index)
+        with readable(self.path):
+            best = float(group.attrs.get("source_return", -np.inf))
         return best if np.isfinite(best) else None
 
     def arrays(self, index: int, episode_len: int | None = None) -> dict[str, np.ndarray]:
@@ -344,4 +350,4 @@ def open_histories(path: str | Path) -> Iterator[HistoriesReader]:
 
 
 def _json(file: h5py.File, name: str) -> Any:
-    return json.loads(str(file.attrs[name]))
+    return json.loads(read_text(file.attrs, name))

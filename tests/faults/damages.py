@@ -1,6 +1,7 @@
 """Damages to a file, and the trial of what reads it: a copy is damaged, read, and compared."""
 
 import contextlib
+import csv
 import json
 import pickle
 import random
@@ -227,8 +228,22 @@ ITS_OWN = ("config.yaml", "logs", ".locks", "trackers")
 def outcome(subject: Subject, copy: Path) -> Outcome:
     told = subject.act(copy)
     found = (path for pattern in subject.made for path in sorted(copy.glob(pattern)))
-    files = {p.relative_to(copy).as_posix(): p.read_bytes() for p in found if p.is_file()}
+    files = {p.relative_to(copy).as_posix(): untimed(p) for p in found if p.is_file()}
     return Outcome(told, files)
+
+
+TIMED = ("ms_per_action", "train_seconds", "train_targets_per_s")
+"""Columns of tables that come of a clock: a stage that is run again has others."""
+
+
+def untimed(path: Path) -> bytes:
+    """What a file holds, of a table all but what a clock told."""
+    content = path.read_bytes()
+    if path.suffix != ".csv":
+        return content
+    rows = list(csv.reader(content.decode().splitlines()))
+    left = [n for n, name in enumerate(rows[0]) if name not in TIMED]
+    return "\n".join("\0".join(row[n] for n in left if n < len(row)) for row in rows).encode()
 
 
 def attempt(subject: Subject, work: Path, path: Path, damage: Damage, number: int) -> str | None:

@@ -1,5 +1,7 @@
 """History files: schema, round trip, and one clear sentence for every kind of bad file."""
 
+import random
+
 import h5py
 import numpy as np
 import pytest
@@ -146,6 +148,29 @@ def test_truncated_file(path, keep):
     path.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(HistoryFileError, match=r"histories.h5 is damaged or was cut short; delete"):
         open_it(path)
+
+
+def everything(path):
+    """All that a reader gets of a file."""
+    with open_histories(path) as reader:
+        head = reader.family_name, str(reader.observation_space), reader.split, reader.settings
+        tasks = [
+            (reader.task(index), reader.references(index), reader.source_return(index))
+            for index in reader.task_indices()
+        ]
+        return head, tasks, [reader.arrays(index) for index in reader.task_indices()]
+
+
+def test_zeros_anywhere_are_no_other_histories(path):
+    content, expected = path.read_bytes(), everything(path)
+    refused, places = 0, random.Random(0).sample(range(0, len(content), 64), 200)
+    for start in places:
+        path.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+        try:
+            np.testing.assert_equal(everything(path), expected)
+        except HistoryFileError:
+            refused += 1
+    assert refused > len(places) / 2
 
 
 def test_file_with_a_missing_field(path):
