@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Annotated, Literal
 
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from ad.attention_matching import CrossInputs, attention_loss
 from ad.auxiliary import AheadHead, ReturnHead
+from ad.full_context import full_context
 from ad.model import InContextModel, Output, Triple, seeded_part
+from ad.queries import all_observations, asked_at
 from ad.student import CADStudent
-from base.errors import UserError
 from base.ranges import Above, AtLeast, Between
 from nets.actions import ActionDistribution
 from nets.regions import Regions, join_regions
@@ -28,12 +28,6 @@ from training.optim import StagedObjective, annealed
 
 LABELS_NAME = "labels"
 """In `Triple.extra`: parameters (B, L, P) of how somebody informed would have acted."""
-MOST_QUERIES = 1024
-"""The most observations that all are asked about in every update."""
-
-
-class ObjectiveError(UserError):
-    """A loss that cannot be computed in this family."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,9 @@ class LossConfig:
         target: Whose distribution that is: the `teacher`'s; `bayes`, how posterior sampling acts
             given the whole history, without noise (prior and noise of the histories: section
             `posterior`); `optimal`, the expert of the task, which the family must have;
-            `monte_carlo`, the best actions of the task as simulator rollouts show it.
+            `monte_carlo`, the best actions of the task as simulator rollouts show it; `self`, what
+            the student's own weights do when they are shown the raw regions, which is learned from
+            recorded actions beside it.
         tau: τ, softening temperature of the divergence.
         kl: Direction of the divergence: `forward`, KL(teacher || student), which covers all that
             the teacher does; `reverse`, KL(student || teacher), which keeps to what it does most;
@@ -72,7 +68,7 @@ class LossConfig:
 
     alpha: Annotated[float, AtLeast(0)] = 1.0
     beta: Annotated[float, AtLeast(0)] = 0.0
-    target: Literal["teacher", "bayes", "optimal", "monte_carlo"] = "teacher"
+    target: Literal["teacher", "bayes", "optimal", "monte_carlo", "self"] = "teacher"
     tau: Annotated[float, Above(0)] = 1.0
     kl: Literal["forward", "reverse", "both"] = "forward"
     queries: Literal["visited", "all"] = "visited"
@@ -141,34 +137,6 @@ def divergence(
     if forward is None or reverse is None:
         return reverse if forward is None else forward  # pyright: ignore[reportReturnType]
     return (forward + reverse) / 2
-
-
-def all_observations(spec: FieldSpec) -> Tensor:
-    """Return every observation (S, ...) of a field of classes.
-
-    Raises:
-        ObjectiveError: The field is of another kind, or there are more than `MOST_QUERIES`.
-    """
-    if spec.kind != "classes" or (count := prod(spec.n_classes)) > MOST_QUERIES:
-        found = f"a {spec.kind}" if spec.kind != "classes" else f"one of {count}"
-        raise ObjectiveError(
-            f"loss.queries=all needs an observation of at most {MOST_QUERIES} classes in all, but "
-            f"this family's is {found}; set loss.queries to visited."
-        )
-    axes = torch.meshgrid(*(torch.arange(n) for n in spec.n_classes), indexing="ij")
-    indices = torch.stack(axes, -1).reshape(-1, len(spec.n_classes))
-    return spec.classes(indices)
-
-
-def _asked(observations: Tensor, like: Regions) -> Regions:
-    """Return regions (B, S, ...) in which every row stands at all observations (S, ...)."""
-    batch, n_queries = len(like.mask), len(observations)
-
-    def empty(field: Tensor) -> Tensor:
-        return field.new_zeros(batch, n_queries, *field.shape[2:])
-
-    asked = observations.to(like.observations).expand(batch, *observations.shape)
-    return replace(like.map(empty), observations=asked, mask=empty(like.mask) | True)
 
 
 def auxiliary_loss(
@@ -349,7 +317,7 @@ class ActionObjective(StagedObjective):
         config, actions, query = self.config, self.student.actions, batch.query
         asked, n_steps = batch, query.mask.shape[1]
         if config.queries == "all":  # steps do not see each other: one pass answers all
-            more = _asked(self.get_buffer("observations"), query)
+            more = asked_at(self.get_buffer("observations"), query)
             asked = replace(batch, query=join_regions(query, more))
         with CrossInputs(self.student.decoder, record=config.attention > 0) as seen:
             output = self.student(asked)
@@ -360,6 +328,10 @@ class ActionObjective(StagedObjective):
         metrics = {"action_nll": nll, **output.losses, **output.metrics}
         if config.beta > 0:
             target = self._target(asked)
+            if config.target == "self":
+                own = actions.nll(target, query.actions, config.label_smoothing)
+                metrics["full_context_nll"] = masked_mean(own, query.mask)
+                loss, target = loss + metrics["full_context_nll"], target.detach()
             first = n_steps if config.queries == "all" else 0
             apart = divergence(actions, target, output.parameters, config)
             kl = masked_mean(apart[:, first:], asked.query.mask[:, first:])
@@ -396,6 +368,8 @@ class ActionObjective(StagedObjective):
     def _target(self, asked: Triple) -> Tensor:
         """Return the parameters (B, T, P) that the student's are to come near to."""
         teacher = self._hidden[0]
+        if self.config.target == "self":
+            return full_context(self.student, asked)
         if self.config.target != "teacher" or teacher is None:
             return asked.extra[LABELS_NAME]
         with torch.no_grad():

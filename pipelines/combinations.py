@@ -20,6 +20,7 @@ def check_variants(config: RunConfig) -> None:
     _check_lengths(config)
     _check_positions(config)
     _check_online(config)
+    _check_own_target(config)
     if config.compressor.bottleneck_kwargs.get("fitted") and not config.finetune.enabled:
         raise ValueError(
             "compressor.bottleneck_kwargs.fitted is true, but finetune, which begins with the "
@@ -68,6 +69,29 @@ def _check_online(config: RunConfig) -> None:
                 f"compressor.online is {online}, but {name}.loss.queries=all asks about "
                 "observations that stand nowhere in the region; set queries to visited, or "
                 "online to 0"
+            )
+
+
+def _check_own_target(config: RunConfig) -> None:
+    """A student that is its own teacher reads raw tokens as it reads latents."""
+    for name in ("distill", "finetune", "on_policy"):
+        if getattr(config, name).loss.target != "self":
+            continue
+        told = f"{name}.loss.target is self, but "
+        if name == "on_policy":
+            raise ValueError(
+                f"{told}the full context would be learned from the student's own actions; take "
+                "another of the targets"
+            )
+        if config.compressor.online:
+            raise ValueError(
+                f"{told}with compressor.online={config.compressor.online} the steps of a region "
+                "do not see all of it before them; set online to 0, or take another target"
+            )
+        if config.compressor.latent_positions == "rotary":
+            raise ValueError(
+                f"{told}with compressor.latent_positions=rotary what is read has the places of "
+                "latents; set it to learned, fixed or none, or take another target"
             )
 
 

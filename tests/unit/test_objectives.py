@@ -7,14 +7,11 @@ import torch
 from fixtures import CELLS, CHOICE, NUMBERS, REGION_LEN, make_student, make_teacher, make_triple
 
 from ad.attention_matching import CrossInputs, attention_loss, cross_attentions
+from ad.full_context import full_context
 from ad.model import Triple
-from ad.objectives import (
-    ActionObjective,
-    LossConfig,
-    ObjectiveError,
-    all_observations,
-    divergence,
-)
+from ad.objectives import ActionObjective, LossConfig, divergence
+from ad.queries import ObjectiveError, all_observations
+from compression.memory import MemoryConfig
 from nets.actions import ActionDistribution
 from nets.regions import padded
 from nets.spaces import FieldSpec
@@ -200,9 +197,58 @@ def test_without_any_context_attention_matching_is_zero():
     assert loss_of(batch, attention=1.0)[1]["attention_loss"] == 0
 
 
+def test_a_student_is_its_own_teacher_of_the_full_context():
+    student, batch = make_student().eval(), make_triple(B)
+    student.decoder.action_head.weight.data *= 5
+    told = full_context(student, batch)
+    kl = student.actions.kl(told, student(batch).parameters, 1.0).mean()
+    nll = student.actions.nll(told, batch.query.actions, 0.0).mean()
+    loss, metrics = loss_of(batch, student, alpha=0.0, beta=0.5, target="self")
+    assert metrics["self_kl"] == pytest.approx(kl.item(), rel=1e-4)
+    assert metrics["full_context_nll"] == pytest.approx(nll.item(), rel=1e-4)
+    assert loss == pytest.approx((nll + 0.5 * kl).item(), rel=1e-4)
+
+
+def test_the_full_context_is_all_raw_regions_and_no_latent():
+    student = make_student(memory=MemoryConfig("accumulate", 2)).eval()
+    batch = make_triple(B, n_context=2)
+    batch.has_context[:] = torch.tensor([[True, True], [False, True], [False, False], [True, True]])
+    batch.context.mask[:] = batch.has_context[..., None]
+    before = full_context(student, batch)
+    batch.context.rewards[:, 0, 2] += 1.0  # of the older region, which two rows have
+    moved = (full_context(student, batch) - before).abs().flatten(1).amax(1) > 1e-6
+    assert moved.tolist() == [True, False, False, True]
+    for parameter in student.compressor.parameters():
+        parameter.data += 1.0
+    before = full_context(student, batch)
+    batch.context.rewards[2] += 1.0
+    torch.testing.assert_close(full_context(student, batch), before)
+    student.memory.get_parameter("no_context").data += 1.0  # read where nothing else is
+    moved = (full_context(student, batch) - before).abs().flatten(1).amax(1) > 1e-6
+    assert moved.tolist() == [False, False, True, False]
+
+
+def test_the_target_of_ones_own_gets_no_gradient_of_the_divergence():
+    student, batch = make_student().eval(), make_triple(B)
+    loss = ActionObjective(student, LossConfig(alpha=0.0, beta=1.0, target="self")).eval()
+    weights = student.decoder.action_head.weight
+    (whole,) = torch.autograd.grad(loss(batch)[0], weights)
+    told = full_context(student, batch)
+    kl = student.actions.kl(told.detach(), student(batch).parameters, 1.0).mean()
+    nll = student.actions.nll(told, batch.query.actions, 0.0).mean()
+    (expected,) = torch.autograd.grad(kl + nll, weights)
+    torch.testing.assert_close(whole, expected)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
+        (["on_policy.loss={beta: 1, target: self}"], "own actions"),
+        (["distill.loss={beta: 1, target: self}", "compressor.online=8"], "online to 0"),
+        (
+            ["distill.loss={beta: 1, target: self}", "compressor.latent_positions=rotary"],
+            "places of latents",
+        ),
         (["distill.loss.kl=reverse"], "beta is 0: there is no divergence"),
         (["distill.loss.queries=all"], "beta is 0: there is no divergence"),
         (["distill.loss={beta: 1, queries: all}"], "decoder.sees=region"),

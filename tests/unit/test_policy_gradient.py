@@ -12,7 +12,6 @@ from torch.distributions import Categorical
 
 from ad.decoder import DecoderConfig
 from ad.model import ModelConfig
-from ad.objectives import ObjectiveError
 from ad.on_policy import OnPolicyError, Rollouts, RolloutsConfig
 from ad.policy_gradient import (
     PolicyGradientLossConfig,
@@ -21,6 +20,7 @@ from ad.policy_gradient import (
     returns_to_go,
     signals,
 )
+from ad.queries import ObjectiveError
 from ad.student import CADStudent, StudentConfig, StudentParts
 from base.hashes import to_plain
 from compression.compressor import CompressorConfig

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
-from ad.objectives import all_observations
 from ad.policy import RandomPolicy
+from ad.queries import all_observations
 from ad.rollout import rollout
 from histories.schema import space_from_spec, space_spec
 from nets.actions import ActionDistribution
