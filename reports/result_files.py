@@ -276,8 +276,8 @@ def check_written(folder: Path, remedy: str, kind: str = "files") -> None:
         raise ResultsError(f"{meta} is damaged ({error}): {remedy}") from error
     if changed or not is_signed(content):
         raise ResultsError(
-            f"{folder / (changed or meta.name)} is missing or not as it was written, by {meta.name}: "
-            f"{remedy}"
+            f"{folder / (changed or meta.name)} is missing or not as it was written, by "
+            f"{meta.name}: {remedy}"
         )
 
 

@@ -169,8 +169,9 @@ def check_files(stage_dir: str | Path, meta: Mapping[str, Any]) -> None:
     """
     if name := changed_file(stage_dir, meta.get("files", {})):
         raise RunDirError(
-            f"{Path(stage_dir) / name} is missing or not as it was written, by the meta.json beside "
-            f"it; delete {stage_dir} and run pipelines.{meta['stage']} again, or bring it back."
+            f"{Path(stage_dir) / name} is missing or not as it was written, by the meta.json "
+            f"beside it; delete {stage_dir} and run pipelines.{meta['stage']} again, or bring it "
+            "back."
         )
 
 
