@@ -1,17 +1,17 @@
-"""Combinations of a method's variants that make no sense, refused when a configuration is read."""
+"""Combinations of settings that make no sense, refused when a configuration is read."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
-from compression.memory import memory_class
+from compression.memory import MEMORIES, memory_class
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
 
 
-def check_variants(config: RunConfig) -> None:
+def check_combinations(config: RunConfig) -> None:
     """Refuse what parts make no sense together.
 
     Raises:
@@ -21,6 +21,13 @@ def check_variants(config: RunConfig) -> None:
     _check_positions(config)
     _check_online(config)
     _check_own_target(config)
+    _check_windows(config)
+    _check_capacity(config)
+    _check_cut_down(config)
+    if config.memory.kind in MEMORIES:  # a user's own is imported where it is built
+        memory_class(config.memory.kind).check(config.memory)
+    _check_losses(config)
+    _check_rollouts(config)
     if config.compressor.bottleneck_kwargs.get("fitted") and not config.finetune.enabled:
         raise ValueError(
             "compressor.bottleneck_kwargs.fitted is true, but finetune, which begins with the "
@@ -139,3 +146,130 @@ def _check_rotary(config: RunConfig) -> None:
                 f"compressor.latent_positions is rotary, but {name}.loss.attention compares with "
                 f"raw tokens, which have no places{instead}, or attention to 0"
             )
+
+
+def _check_windows(config: RunConfig) -> None:
+    """Batches are whole windows."""
+    window = config.sampling.window
+    for name in ("train_teacher", "distill", "finetune"):
+        optim = getattr(config, name).optim
+        if optim.batch_size % (window * optim.accumulation_steps):
+            raise ValueError(
+                f"{name}.optim.batch_size is {optim.batch_size}, but sampling.window={window} "
+                f"with {name}.optim.accumulation_steps={optim.accumulation_steps} needs a "
+                f"multiple of {window * optim.accumulation_steps}"
+            )
+
+
+def _check_capacity(config: RunConfig) -> None:
+    """A capacity weight has something to act on."""
+    weights = {
+        "pretrain.lambda_cap": config.pretrain.lambda_cap,
+        "distill.loss.lambda_cap": config.distill.loss.lambda_cap,
+        "finetune.loss.lambda_cap": config.finetune.loss.lambda_cap,
+        "on_policy.loss.lambda_cap": config.on_policy.loss.lambda_cap,
+    }
+    kind = config.compressor.bottleneck
+    for key, weight in weights.items():
+        if weight > 0 and not bottleneck_class(kind).has_capacity:
+            limited = [n for n, b in BOTTLENECKS.items() if bottleneck_class(b).has_capacity]
+            raise ValueError(
+                f"{key} is {weight}, but compressor.bottleneck={kind} has no capacity for it "
+                f"to act on; set it to 0, or take one that has ({', '.join(limited)})"
+            )
+
+
+def _check_losses(config: RunConfig) -> None:
+    """What losses ask of the models is what the models are."""
+    frozen = config.distill.freeze_compressor and config.pretrain.enabled
+    stages = {"distill": config.distill} | (
+        {"finetune": config.finetune} if config.finetune.enabled else {}
+    )
+    stages |= {"on_policy": config.on_policy} if config.on_policy.enabled else {}
+    for name, stage in stages.items():
+        if stage.loss.queries == "all":
+            for key, sees in (("decoder", config.decoder.sees), ("teacher", config.teacher.sees)):
+                if sees != "step":
+                    raise ValueError(
+                        f"{name}.loss.queries is all, but {key}.sees={sees}: an observation "
+                        "that was not visited has no steps before it to be seen; set "
+                        f"{key}.sees to step, or queries to visited"
+                    )
+        if stage.loss.attention > 0 and config.decoder.reads == "prefix":
+            raise ValueError(
+                f"{name}.loss.attention is {stage.loss.attention}, but decoder.reads=prefix "
+                "has no cross-attention whose outputs could be compared; set it to 0, or reads "
+                "to cross"
+            )
+        if stage.loss.ahead > 0 and stage.loss.n_ahead > config.region_len:
+            raise ValueError(
+                f"{name}.loss.n_ahead is {stage.loss.n_ahead}, but region_len is "
+                f"{config.region_len}: no step has so many after it; give at most that"
+            )
+        if stage.loss.attention > 0 and config.memory.kind != "one_shot":
+            raise ValueError(
+                f"{name}.loss.attention is {stage.loss.attention}, but "
+                f"memory.kind={config.memory.kind} shows the decoder other vectors than a "
+                "region's latents; set it to 0, or memory.kind to one_shot"
+            )
+    if config.distill.loss.attention > 0 and frozen:
+        raise ValueError(
+            f"distill.loss.attention is {config.distill.loss.attention}, but the compressor, "
+            "which alone it trains, is frozen; set distill.freeze_compressor to false, or "
+            "attention to 0"
+        )
+
+
+def _check_rollouts(config: RunConfig) -> None:
+    """What has acted in a rollout is what is trained on it."""
+    memory = config.memory
+    for name in ("policy_gradient", "on_policy"):
+        stage = getattr(config, name)
+        n_regions = stage.rollouts.n_regions
+        if memory.kind not in MEMORIES or not stage.enabled:
+            continue
+        kept = memory_class(memory.kind).regions_kept(memory)
+        more = kept is None or kept > memory.n_regions
+        if more and n_regions > memory.n_regions + 1:
+            raise ValueError(
+                f"{name}.rollouts.n_regions is {n_regions}, but memory.kind={memory.kind} is "
+                f"led over {memory.n_regions} regions in training: what acted in later regions "
+                f"had seen more; give at most {memory.n_regions + 1}, or raise memory.n_regions"
+            )
+    shipped = memory.kind in MEMORIES
+    if config.policy_gradient.enabled and shipped and memory_class(memory.kind).draws(memory):
+        raise ValueError(
+            "policy_gradient is enabled, but memory.kwargs.pick=random draws anew which "
+            "regions are read: the latents that were acted with cannot be computed again; set "
+            "policy_gradient.enabled to false, or pick to similar"
+        )
+    kind = config.compressor.bottleneck
+    if config.policy_gradient.enabled and bottleneck_class(kind).has_capacity:
+        raise ValueError(
+            f"policy_gradient is enabled, but compressor.bottleneck={kind} sends noise that is "
+            "drawn anew: the latents that were acted with cannot be computed again; set "
+            "policy_gradient.enabled to false, or take another bottleneck"
+        )
+
+
+def _check_cut_down(config: RunConfig) -> None:
+    """Latents are such that they can be cut down at test as asked."""
+    shown, number = config.evaluate.n_shown, config.evaluate.number
+    kind, m = config.compressor.bottleneck, config.compressor.n_latents
+    if number and kind in BOTTLENECKS and kind != "continuous":
+        raise ValueError(
+            f"evaluate.number is {number}, but compressor.bottleneck={kind} counts bits of its "
+            "own; round plain latents only, of compressor.bottleneck=continuous"
+        )
+    if shown > m:
+        raise ValueError(f"evaluate.n_shown is {shown}, expected at most {m}, the n_latents")
+    if 0 < shown < m and not config.compressor.nested:
+        raise ValueError(
+            f"evaluate.n_shown is {shown} of {m}, but only nested latents work in part; train "
+            "with compressor.nested=true"
+        )
+    if shown and config.memory.kind not in MEMORIES:
+        raise ValueError(
+            f"evaluate.n_shown is {shown}, but memory.kind={config.memory.kind} need not show "
+            "latents as it was given them; leave n_shown at 0"
+        )

@@ -13,14 +13,13 @@ from ad.objectives import LossConfig, PretrainLossConfig
 from ad.on_policy import RolloutsConfig
 from ad.policy_gradient import PolicyGradientLossConfig
 from base.ranges import Above, AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName
-from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.compressor import CompressorConfig
-from compression.memory import MEMORIES, MemoryConfig, memory_class
+from compression.memory import MemoryConfig
 from compression.reconstruction import ReconstructionConfig
 from histories.collection import CollectConfig
 from histories.completion import ImportConfig
 from histories.exports import ExportConfig
-from pipelines.combinations import check_variants
+from pipelines.combinations import check_combinations
 from pipelines.methods import METHODS, TRAINED, UNTRAINED
 from probes.probing import ProbeConfig
 from tasks.splits import NAMED_SPLITS
@@ -300,136 +299,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse what parts make no sense together."""
-        check_variants(self)
-        self._check_windows()
-        self._check_capacity()
-        self._check_cut_down()
-        if self.memory.kind in MEMORIES:  # a user's own is imported where it is built
-            memory_class(self.memory.kind).check(self.memory)
-        self._check_losses()
-        self._check_rollouts()
-
-    def _check_windows(self) -> None:
-        """Batches are whole windows."""
-        window = self.sampling.window
-        for name in ("train_teacher", "distill", "finetune"):
-            optim = getattr(self, name).optim
-            if optim.batch_size % (window * optim.accumulation_steps):
-                raise ValueError(
-                    f"{name}.optim.batch_size is {optim.batch_size}, but sampling.window={window} "
-                    f"with {name}.optim.accumulation_steps={optim.accumulation_steps} needs a "
-                    f"multiple of {window * optim.accumulation_steps}"
-                )
-
-    def _check_capacity(self) -> None:
-        """A capacity weight has something to act on."""
-        weights = {
-            "pretrain.lambda_cap": self.pretrain.lambda_cap,
-            "distill.loss.lambda_cap": self.distill.loss.lambda_cap,
-            "finetune.loss.lambda_cap": self.finetune.loss.lambda_cap,
-            "on_policy.loss.lambda_cap": self.on_policy.loss.lambda_cap,
-        }
-        kind = self.compressor.bottleneck
-        for key, weight in weights.items():
-            if weight > 0 and not bottleneck_class(kind).has_capacity:
-                limited = [n for n, b in BOTTLENECKS.items() if bottleneck_class(b).has_capacity]
-                raise ValueError(
-                    f"{key} is {weight}, but compressor.bottleneck={kind} has no capacity for it "
-                    f"to act on; set it to 0, or take one that has ({', '.join(limited)})"
-                )
-
-    def _check_losses(self) -> None:
-        """What losses ask of the models is what the models are."""
-        frozen = self.distill.freeze_compressor and self.pretrain.enabled
-        stages = {"distill": self.distill} | (
-            {"finetune": self.finetune} if self.finetune.enabled else {}
-        )
-        stages |= {"on_policy": self.on_policy} if self.on_policy.enabled else {}
-        for name, stage in stages.items():
-            if stage.loss.queries == "all":
-                for key, sees in (("decoder", self.decoder.sees), ("teacher", self.teacher.sees)):
-                    if sees != "step":
-                        raise ValueError(
-                            f"{name}.loss.queries is all, but {key}.sees={sees}: an observation "
-                            "that was not visited has no steps before it to be seen; set "
-                            f"{key}.sees to step, or queries to visited"
-                        )
-            if stage.loss.attention > 0 and self.decoder.reads == "prefix":
-                raise ValueError(
-                    f"{name}.loss.attention is {stage.loss.attention}, but decoder.reads=prefix "
-                    "has no cross-attention whose outputs could be compared; set it to 0, or reads "
-                    "to cross"
-                )
-            if stage.loss.ahead > 0 and stage.loss.n_ahead > self.region_len:
-                raise ValueError(
-                    f"{name}.loss.n_ahead is {stage.loss.n_ahead}, but region_len is "
-                    f"{self.region_len}: no step has so many after it; give at most that"
-                )
-            if stage.loss.attention > 0 and self.memory.kind != "one_shot":
-                raise ValueError(
-                    f"{name}.loss.attention is {stage.loss.attention}, but "
-                    f"memory.kind={self.memory.kind} shows the decoder other vectors than a "
-                    "region's latents; set it to 0, or memory.kind to one_shot"
-                )
-        if self.distill.loss.attention > 0 and frozen:
-            raise ValueError(
-                f"distill.loss.attention is {self.distill.loss.attention}, but the compressor, "
-                "which alone it trains, is frozen; set distill.freeze_compressor to false, or "
-                "attention to 0"
-            )
-
-    def _check_rollouts(self) -> None:
-        """What has acted in a rollout is what is trained on it."""
-        memory = self.memory
-        for name in ("policy_gradient", "on_policy"):
-            stage = getattr(self, name)
-            n_regions = stage.rollouts.n_regions
-            if memory.kind not in MEMORIES or not stage.enabled:
-                continue
-            kept = memory_class(memory.kind).regions_kept(memory)
-            more = kept is None or kept > memory.n_regions
-            if more and n_regions > memory.n_regions + 1:
-                raise ValueError(
-                    f"{name}.rollouts.n_regions is {n_regions}, but memory.kind={memory.kind} is "
-                    f"led over {memory.n_regions} regions in training: what acted in later regions "
-                    f"had seen more; give at most {memory.n_regions + 1}, or raise memory.n_regions"
-                )
-        shipped = memory.kind in MEMORIES
-        if self.policy_gradient.enabled and shipped and memory_class(memory.kind).draws(memory):
-            raise ValueError(
-                "policy_gradient is enabled, but memory.kwargs.pick=random draws anew which "
-                "regions are read: the latents that were acted with cannot be computed again; set "
-                "policy_gradient.enabled to false, or pick to similar"
-            )
-        kind = self.compressor.bottleneck
-        if self.policy_gradient.enabled and bottleneck_class(kind).has_capacity:
-            raise ValueError(
-                f"policy_gradient is enabled, but compressor.bottleneck={kind} sends noise that is "
-                "drawn anew: the latents that were acted with cannot be computed again; set "
-                "policy_gradient.enabled to false, or take another bottleneck"
-            )
-
-    def _check_cut_down(self) -> None:
-        """Latents are such that they can be cut down at test as asked."""
-        shown, number = self.evaluate.n_shown, self.evaluate.number
-        kind, m = self.compressor.bottleneck, self.compressor.n_latents
-        if number and kind in BOTTLENECKS and kind != "continuous":
-            raise ValueError(
-                f"evaluate.number is {number}, but compressor.bottleneck={kind} counts bits of its "
-                "own; round plain latents only, of compressor.bottleneck=continuous"
-            )
-        if shown > m:
-            raise ValueError(f"evaluate.n_shown is {shown}, expected at most {m}, the n_latents")
-        if 0 < shown < m and not self.compressor.nested:
-            raise ValueError(
-                f"evaluate.n_shown is {shown} of {m}, but only nested latents work in part; train "
-                "with compressor.nested=true"
-            )
-        if shown and self.memory.kind not in MEMORIES:
-            raise ValueError(
-                f"evaluate.n_shown is {shown}, but memory.kind={self.memory.kind} need not show "
-                "latents as it was given them; leave n_shown at 0"
-            )
+        check_combinations(self)
 
 
 RUN_INDEPENDENT = (
