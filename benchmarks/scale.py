@@ -61,7 +61,8 @@ def phase(name: str, n_tasks: int, n_steps: int, folder: Path) -> None:
 
     from ad.batches import SamplingConfig, TripleSource
     from ad.objectives import ActionObjective, LossConfig
-    from ad.student import CADStudent, StudentConfig
+    from ad.student import CADStudent
+    from ad.student_config import StudentConfig
     from histories.collection import CollectSettings, collect
     from histories.table import RegionTable
     from histories.triples import build_triples

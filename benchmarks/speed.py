@@ -23,7 +23,8 @@ from rich.table import Table
 
 from ad.model import Triple
 from ad.objectives import ActionObjective, LossConfig
-from ad.student import CADStudent, StudentConfig
+from ad.student import CADStudent
+from ad.student_config import StudentConfig
 from nets.regions import Regions, Steps
 from nets.spaces import FieldSpec
 from tasks.darkroom import DarkRoomFamily

@@ -26,7 +26,8 @@ from ad.batches import SamplingConfig, TripleSource
 from ad.decoder import DecoderConfig
 from ad.model import ModelConfig
 from ad.objectives import ActionObjective, LossConfig
-from ad.student import CADStudent, StudentConfig, StudentParts
+from ad.student import CADStudent
+from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain
 from benchmarks.speed import ACTION, OBSERVATION, REGION_LEN
 from benchmarks.windows import Histories, raw, student

@@ -23,7 +23,8 @@ from ad.batches import SamplingConfig, TripleSource
 from ad.decoder import DecoderConfig
 from ad.model import ModelConfig
 from ad.objectives import ActionObjective, LossConfig
-from ad.student import CADStudent, StudentConfig, StudentParts
+from ad.student import CADStudent
+from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain
 from benchmarks.speed import ACTION, OBSERVATION, REGION_LEN, random_triple
 from compression.compressor import CompressorConfig

@@ -18,7 +18,8 @@ from ad.controls import Control, LatentControl
 from ad.model import InContextModel
 from ad.policy import ContextPolicy
 from ad.recall import FrozenPolicy
-from ad.student import CADStudent, StudentConfig, StudentParts
+from ad.student import CADStudent
+from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain
 from nets.regions import Regions
 from pipelines.methods import METHODS

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ad.policy import ContextPolicy, Policy
-from ad.student import CADStudent, StudentConfig
+from ad.student import CADStudent
+from ad.student_config import StudentConfig
 from base.errors import UserError
 from pipelines.common import split_settings
 from pipelines.config import RunConfig

@@ -77,7 +77,7 @@ class TeacherConfig:
 
 
 class TeacherModelConfig(PretrainedConfig):
-    """What is stored in a teacher's `config.json`; fields as in `ad.student.StudentConfig`."""
+    """What is stored in a teacher's `config.json`; as that of `ad.student_config`."""
 
     model_type = "cad-teacher"
 

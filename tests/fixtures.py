@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ad.decoder import DecoderConfig, Reads
 from ad.model import ModelConfig, Triple
-from ad.student import CADStudent, StudentConfig, StudentParts
+from ad.student import CADStudent
+from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain
 from compression.compressor import Compressor, CompressorConfig
 from compression.latents import Latents

@@ -21,7 +21,8 @@ from ad.policy_gradient import (
     signals,
 )
 from ad.queries import ObjectiveError
-from ad.student import CADStudent, StudentConfig, StudentParts
+from ad.student import CADStudent
+from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain
 from compression.compressor import CompressorConfig
 from compression.memory import MemoryConfig
