@@ -140,13 +140,18 @@ def import_histories(
 
 
 def _found(path: Path, fingerprint: str) -> ImportSummary:
-    """What is said of a file that is there already."""
+    """What is said of a file that is there already: all of it is read, for it may be damaged."""
+    made = None
     with suppress(HistoryFileError, AttributeError), open_histories(path) as reader:
-        if reader.settings.get("imported", {}).get("fingerprint") == fingerprint:
-            return ImportSummary(path, made=False)
-    raise ImportHistoriesError(
-        f"{path} exists and was made otherwise; delete it, or let histories name another file"
-    )
+        made = reader.settings.get("imported", {}).get("fingerprint")
+    if made != fingerprint:
+        raise ImportHistoriesError(
+            f"{path} exists and was made otherwise; delete it, or let histories name another file"
+        )
+    with open_histories(path) as reader:
+        for index in reader.task_indices():
+            reader.task(index), reader.references(index), reader.arrays(index)
+    return ImportSummary(path, made=False)
 
 
 def _check_tasks(

@@ -16,7 +16,7 @@ from histories.foreign import Foreign, ImportHistoriesError
 from histories.imports import import_histories
 from histories.regions import MarkerRule
 from histories.schema import FIELDS, HistoryError
-from histories.store import open_histories
+from histories.store import HistoryFileError, open_histories
 from histories.task_names import TaskNames
 from tasks.bandits import BernoulliBanditFamily
 from tasks.family import Task
@@ -109,6 +109,13 @@ def test_a_file_of_ours_is_checked_and_copied(own, tmp_path):
     assert not again.made
     with pytest.raises(ImportHistoriesError, match="exists and was made otherwise"):
         imported(tmp_path, own, format="cad", style="else")
+    with h5py.File(summary.path) as file:
+        place = file["tasks/00004/rewards"].id.get_chunk_info(0).byte_offset
+    content = bytearray(summary.path.read_bytes())
+    content[place + 3] ^= 4
+    summary.path.write_bytes(content)
+    with pytest.raises(HistoryFileError, match="is damaged"):
+        imported(tmp_path, own, format="cad")
 
 
 def test_what_time_first_files_leave_out_is_replayed(own, tmp_path):
