@@ -1,9 +1,11 @@
 """One script per stage: parse, build, fit, save. No modelling and no arithmetic.
 
 Importing it checks the Python version, before anything imports the package `compression`: from 3.14
-on the standard library has one of that name, which gzip, bz2 and lzma import from.
+on the standard library has one of that name, which gzip, bz2 and lzma import from. Where it is
+imported for `python -m`, Ctrl-C ends the process without a traceback until `pipelines.cli` answers.
 """
 
+import signal
 import sys
 
 
@@ -18,3 +20,5 @@ def check_python() -> None:
 
 
 check_python()
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job's SIG_IGN stays

@@ -56,8 +56,8 @@ def run_stage(
         SystemExit: Always; 0 when the stage is done, otherwise as `run_main`.
     """
     doc = sys.modules["__main__"].__doc__
-    stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
     with mistakes_told():  # all of it: a signal may come before and after `run_main`'s own
+        stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
         with many_imports():
             stage = importlib.import_module(f"pipelines.{name}").main
         run_main(stage, config_class=config_class, flags=flags)
@@ -110,7 +110,7 @@ def mistakes_told() -> Iterator[None]:
     _signals.clear()
     if threading.current_thread() is threading.main_thread():  # others may set no handler
         signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _interrupt_again
     try:

@@ -1,6 +1,7 @@
 """Stage for the command line's own tests: this docstring is its help text."""
 
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -130,6 +131,30 @@ def test_a_signal_before_the_stage_is_an_interruption(monkeypatch, capsys):
         cli.run_stage("a_stage")
     assert ended.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_signal_while_the_command_line_is_read_is_an_interruption(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "stage_parser", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.run_stage("a_stage")
+    assert ended.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["-m", "a script"])
+def test_ctrl_c_during_the_first_imports_of_a_command_tells_no_traceback(name):
+    """What `python -m pipelines.x` finds in `sys.argv[0]` while it imports the package."""
+    code = (
+        f"import signal, sys; sys.argv[0] = {name!r}; import pipelines; "
+        "signal.raise_signal(signal.SIGINT)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT
+    assert ("Traceback" in ended.stderr) == (name != "-m")
 
 
 @pytest.mark.usefixtures("_handlers")
