@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ad.loading import load_pretrained
 from base.ranges import Between
@@ -155,6 +155,35 @@ class State(Protocol):
     def n_bytes(self) -> int:
         """Bytes held, all streams together, at full length."""
         ...
+
+
+class InContextConfig(PretrainedConfig):
+    """What the `config.json` of every model that acts in context holds.
+
+    Args:
+        observation: Observation field, `FieldSpec.to_json()`.
+        action: Action field, likewise.
+        region_len: L, transitions in a region.
+        longest_region: The most transitions of a region it can be given; 0 for L.
+        provenance: Where the weights come from (method, split identity, task family); free form.
+        kwargs: Passed to transformers.
+    """
+
+    def __init__(
+        self,
+        observation: dict[str, Any] | None = None,
+        action: dict[str, Any] | None = None,
+        region_len: int = 80,
+        *,
+        longest_region: int = 0,
+        provenance: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
+        self.action = action or FieldSpec("classes", (), (2,)).to_json()
+        self.region_len, self.longest_region = region_len, longest_region
+        self.provenance = provenance or {}
+        super().__init__(**kwargs)
 
 
 class InContextModel(PreTrainedModel):

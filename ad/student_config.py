@@ -6,17 +6,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from ad.decoder import DecoderConfig
-from ad.model import ModelConfig
+from ad.model import InContextConfig, ModelConfig
 from base.errors import UserError
 from base.hashes import to_plain
 from compression.bottleneck import BOTTLENECKS
 from compression.compressor import KINDS, CompressorConfig
 from compression.memory import MEMORIES, MemoryConfig
 from compression.reconstruction import HEADS, ReconstructionConfig
-from nets.spaces import FieldSpec
 from training.config import config_of
 
 
@@ -35,17 +32,15 @@ class StudentParts:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-class StudentConfig(PretrainedConfig):
+class StudentConfig(InContextConfig):
     """What is stored in a student's `config.json`.
 
     Args:
-        observation: Observation field, `FieldSpec.to_json()`.
-        action: Action field, likewise.
-        region_len: L, transitions in a region.
-        longest_region: The most transitions of a region it can be given; 0 for L.
+        observation: As in `InContextConfig`.
+        action: Likewise.
+        region_len: Likewise.
         parts: Nested settings, `base.hashes.to_plain(StudentParts)`.
-        provenance: Where the weights come from (method, split identity, task family); free form.
-        kwargs: Passed to transformers.
+        kwargs: Likewise.
     """
 
     model_type = "cad-student"
@@ -56,17 +51,10 @@ class StudentConfig(PretrainedConfig):
         action: dict[str, Any] | None = None,
         region_len: int = 80,
         parts: dict[str, Any] | None = None,
-        provenance: dict[str, Any] | None = None,
-        longest_region: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.longest_region = longest_region
-        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
-        self.action = action or FieldSpec("classes", (), (2,)).to_json()
-        self.region_len = region_len
         self.parts = parts or to_plain(StudentParts())
-        self.provenance = provenance or {}
-        super().__init__(**kwargs)
+        super().__init__(observation, action, region_len, **kwargs)
 
     @property
     def student_parts(self) -> StudentParts:

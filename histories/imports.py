@@ -150,7 +150,9 @@ def _found(path: Path, fingerprint: str) -> ImportSummary:
         )
     with open_histories(path) as reader:
         for index in reader.task_indices():
-            reader.task(index), reader.references(index), reader.arrays(index)
+            reader.task(index)
+            reader.references(index)
+            reader.arrays(index)
     return ImportSummary(path, made=False)
 
 

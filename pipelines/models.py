@@ -52,8 +52,8 @@ def student_config(run: Run) -> StudentConfig:
         run.action.to_json(),
         config.region_len,
         to_plain(parts),
-        _provenance(run),
-        _longest(run),
+        provenance=_provenance(run),
+        longest_region=_longest(run),
     )
 
 
@@ -66,8 +66,8 @@ def teacher_config(run: Run) -> TeacherModelConfig:
         config.region_len,
         asdict(config.model),
         asdict(config.teacher),
-        _provenance(run),
-        _longest(run),
+        provenance=_provenance(run),
+        longest_region=_longest(run),
     )
 
 

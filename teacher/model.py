@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from ad.model import (
+    InContextConfig,
     InContextModel,
     ModelConfig,
     Output,
@@ -76,8 +76,8 @@ class TeacherConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-class TeacherModelConfig(PretrainedConfig):
-    """What is stored in a teacher's `config.json`; as that of `ad.student_config`."""
+class TeacherModelConfig(InContextConfig):
+    """What is stored in a teacher's `config.json`; see `InContextConfig`."""
 
     model_type = "cad-teacher"
 
@@ -88,18 +88,11 @@ class TeacherModelConfig(PretrainedConfig):
         region_len: int = 80,
         model: dict[str, Any] | None = None,
         teacher: dict[str, Any] | None = None,
-        provenance: dict[str, Any] | None = None,
-        longest_region: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.longest_region = longest_region
-        self.observation = observation or FieldSpec("classes", (), (2,)).to_json()
-        self.action = action or FieldSpec("classes", (), (2,)).to_json()
-        self.region_len = region_len
         self.model = model or asdict(ModelConfig())
         self.teacher = teacher or asdict(TeacherConfig())
-        self.provenance = provenance or {}
-        super().__init__(**kwargs)
+        super().__init__(observation, action, region_len, **kwargs)
 
     @property
     def sizes(self) -> ModelConfig:
