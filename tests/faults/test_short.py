@@ -8,6 +8,8 @@ import pytest
 from base.errors import UserError
 from tests.faults import configs, files, members, rooms
 from tests.faults.corpus import Case, judge, judge_all, sample
+from tests.faults.kills import before_python
+from tests.faults.launch import ROOT
 
 SEED = 0
 
@@ -73,3 +75,20 @@ def defect() -> None:
 @pytest.mark.parametrize("apart", [True, False])
 def test_the_rules(run, verdict: str, apart: bool):
     assert judge(Case("a case", run, ("a.yaml",), seconds=0.5, apart=apart)).what == verdict
+
+
+@pytest.mark.parametrize(
+    ("status", "frame", "last", "expected"),
+    [
+        (1, "/usr/lib/python3.11/enum.py", "KeyboardInterrupt", True),
+        (1, f"{ROOT}/.venv/lib/python3.11/site-packages/_finder.py", "KeyboardInterrupt", True),
+        (1, f"{ROOT}/pipelines/cli.py", "KeyboardInterrupt", False),
+        (1, "/usr/lib/python3.11/enum.py", "ValueError: x", False),
+        (2, "/usr/lib/python3.11/enum.py", "KeyboardInterrupt", False),
+    ],
+)
+def test_a_traceback_of_pythons_start_is_told_from_ours(
+    status: int, frame: str, last: str, expected: bool
+):
+    told = f'Traceback (most recent call last):\n  File "{frame}", line 3, in <module>\n{last}\n'
+    assert before_python(status, told.encode()) is expected
