@@ -56,7 +56,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/python -m pipelines.describe docs/configuration.md
 	$(BIN)/python -m reports.column_list
-	$(BIN)/python -m reports.published README.md docs/results/README.md
+	$(BIN)/python -m reports.published README.md docs/results/*.md
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .import_linter_cache

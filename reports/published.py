@@ -12,7 +12,7 @@ wanted; without it all rows stand there. Lines of one name, such as one for each
 stay together. `columns` are columns of the file, and `interval`, which joins its bounds. Titles and
 decimals are those of `reports.columns`.
 
-`python -m reports.published README.md docs/results/README.md` writes the tables, and with `--check`
+`python -m reports.published README.md docs/results/*.md` writes the tables, and with `--check`
 it only says which pages disagree with their files, and exits with 2.
 """
 

@@ -47,7 +47,7 @@ from training.config import load_config
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "LOG.md"]
-OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "docs/LOG.md", "docs/results/README.md")]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "docs/LOG.md", *(ROOT / "docs/results").glob("*.md")]
 STAGE_CALL = re.compile(r"^    run_stage\(\s*\"(\w+)\"", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
