@@ -86,12 +86,14 @@ def _training(run: Run, models: dict[str, Any]) -> Iterator[tuple[str, int]]:
         own = own_config(run.of(name).config)
         tokens = config.region_len * (1 + model.n_context_regions)
         row = tokens * each + config.region_len * own.model.d_model * 4
+        each_row = f" of region_len {config.region_len}, model.d_model {own.model.d_model}"
         for stage in METHODS[name].stages:
             optim = STAGES[stage].settings(own).optim
             rows = optim.batch_size // optim.accumulation_steps
-            yield f"{STAGES[stage].section}.optim.batch_size {optim.batch_size}", rows * row
+            keys = f"{STAGES[stage].section}.optim.batch_size {optim.batch_size}"
+            yield keys + each_row, rows * row
         rows = config.evaluate.n_offline
-        yield f"evaluate.n_offline {rows}", rows * row
+        yield f"evaluate.n_offline {rows}{each_row}", rows * row
 
 
 def _evaluation(run: Run) -> Iterator[tuple[str, int]]:
@@ -101,6 +103,7 @@ def _evaluation(run: Run) -> Iterator[tuple[str, int]]:
     ):
         streams, held = settings.n_seeds * len(tasks), run.config.model.d_model * 4
         keys = f"{name}.n_seeds {settings.n_seeds} x n_episodes {settings.n_episodes}"
+        keys += f" of region_len {run.config.region_len}, model.d_model {run.config.model.d_model}"
         yield keys, streams * (settings.n_episodes * 16 + run.config.region_len * held)
 
 
