@@ -42,8 +42,8 @@ def claim_run_dir(run_dir: str | Path, config: Any, ignore: Sequence[str] = ()) 
         `run_dir` as a Path.
 
     Raises:
-        RunDirError: another configuration claimed the directory before, or it is a file. Nothing is
-            changed.
+        RunDirError: another configuration claimed the directory before, its `config.yaml` is
+            damaged, or it is a file. Nothing is changed.
     """
     run_dir = Path(run_dir)
     file = run_dir / "config.yaml"
@@ -52,7 +52,7 @@ def claim_run_dir(run_dir: str | Path, config: Any, ignore: Sequence[str] = ()) 
     if not file.exists():
         write_text(file, to_yaml(config))
         return run_dir
-    known = _with_defaults(read_yaml(file), type(config)())
+    known = _with_defaults(read_yaml(file), type(config)(), file)
     for key, old, new in _differences(known, to_plain(config)):
         if not any(f"{key}.".startswith(f"{ignored}.") for ignored in ignore):
             raise RunDirError(
@@ -193,13 +193,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _with_defaults(known: dict[str, Any], defaults: Any) -> dict[str, Any]:
+def _with_defaults(known: dict[str, Any], defaults: Any, file: Path) -> dict[str, Any]:
     """`known` with what only `defaults`, a dataclass, has; section by section, mappings whole."""
     filled = dict(known)
     for field in dataclasses.fields(defaults):
         default, name = getattr(defaults, field.name), field.name
         if dataclasses.is_dataclass(default):
-            filled[name] = _with_defaults(known.get(name) or {}, default)
+            section = known.get(name) or {}
+            if not isinstance(section, dict):
+                raise RunDirError(
+                    f"{file} is damaged: {name} is {_show(section)}, where a section of keys is "
+                    f"expected; bring it back, or delete {file.parent} to start anew."
+                )
+            filled[name] = _with_defaults(section, default, file)
         elif name not in known:
             filled[name] = to_plain({name: default})[name]
     return filled

@@ -45,6 +45,14 @@ def test_another_configuration_is_refused_and_nothing_changed(tmp_path: Path):
     assert (tmp_path / "config.yaml").read_text() == before
 
 
+def test_a_section_that_is_none_is_refused(tmp_path: Path):
+    file = claim_run_dir(tmp_path, Config()) / "config.yaml"
+    file.write_text("section: lr\n")
+    with pytest.raises(RunDirError, match=r"config\.yaml is damaged: section is \"lr\""):
+        claim_run_dir(tmp_path, Config())
+    assert file.read_text() == "section: lr\n"
+
+
 def test_ignored_keys_and_sections_may_differ(tmp_path: Path):
     claim_run_dir(tmp_path, Config())
     other = Config(seed=4, trackers={"kind": "tensorboard"})
