@@ -86,14 +86,14 @@ def _training(run: Run, models: dict[str, Any]) -> Iterator[tuple[str, int]]:
         own = own_config(run.of(name).config)
         tokens = config.region_len * (1 + model.n_context_regions)
         row = tokens * each + config.region_len * own.model.d_model * 4
-        each_row = f" of region_len {config.region_len}, model.d_model {own.model.d_model}"
+        of_rows = _row_keys(own)
         for stage in METHODS[name].stages:
             optim = STAGES[stage].settings(own).optim
             rows = optim.batch_size // optim.accumulation_steps
             keys = f"{STAGES[stage].section}.optim.batch_size {optim.batch_size}"
-            yield keys + each_row, rows * row
+            yield f"{keys} {of_rows}", rows * row
         rows = config.evaluate.n_offline
-        yield f"evaluate.n_offline {rows}{each_row}", rows * row
+        yield f"evaluate.n_offline {rows} {of_rows}", rows * row
 
 
 def _evaluation(run: Run) -> Iterator[tuple[str, int]]:
@@ -103,8 +103,14 @@ def _evaluation(run: Run) -> Iterator[tuple[str, int]]:
     ):
         streams, held = settings.n_seeds * len(tasks), run.config.model.d_model * 4
         keys = f"{name}.n_seeds {settings.n_seeds} x n_episodes {settings.n_episodes}"
-        keys += f" of region_len {run.config.region_len}, model.d_model {run.config.model.d_model}"
-        yield keys, streams * (settings.n_episodes * 16 + run.config.region_len * held)
+        yield (
+            f"{keys} {_row_keys(run.config)}",
+            streams * (settings.n_episodes * 16 + run.config.region_len * held),
+        )
+
+
+def _row_keys(config: RunConfig) -> str:
+    return f"of region_len {config.region_len}, model.d_model {config.model.d_model}"
 
 
 def _told(n_bytes: float) -> str:
