@@ -268,13 +268,17 @@ def _check_settings(settings: CollectSettings, sources: Mapping[str, Source]) ->
     settings.rule()
     for style in settings.styles:
         if style not in sources:
-            raise CollectError(f"no source for style {style!r}; known: {', '.join(sources)}")
+            raise CollectError(
+                f"collect.styles: no source for style {style!r}; known: {', '.join(sources)}"
+            )
         for name, number in (
             ("streams", settings.streams_of(style)),
             ("regions", settings.regions_of(style)),
         ):
             if number < 1:
-                raise CollectError(f"{name} of style {style!r} must be at least 1, got {number}")
+                raise CollectError(
+                    f"collect: {name} of style {style!r} must be at least 1, got {number}"
+                )
 
 
 def _jobs(

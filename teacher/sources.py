@@ -73,7 +73,7 @@ def make_sources(
     unread = sorted(set(kwargs) - set(styles))
     if unread:
         raise SourceError(
-            f"arguments are given for {unread[0]!r}, which is no style of this collection; remove "
+            f"collect.kwargs: {unread[0]!r} is no style of this collection; remove "
             "them or add the style"
         )
     sources = {}
@@ -85,7 +85,8 @@ def make_sources(
             settings["algorithm"] = style.removeprefix(SB3)
         if settings and record.section:
             raise SourceError(
-                f"style {style!r} takes no kwargs; set its section {record.section!r} instead"
+                f"collect.kwargs: style {style!r} takes none; set its section "
+                f"{record.section!r} instead"
             )
         if record.section:
             settings["config"] = sections[record.section]
@@ -102,7 +103,7 @@ def _check_arguments(style: str, function: Any, settings: Mapping[str, Any]) -> 
         inspect.signature(function).bind(None, **settings)
     except (TypeError, ValueError) as error:
         raise SourceError(
-            f"style {style!r} must be a function of a job and of its arguments "
+            f"collect.styles: {style!r} must be a function of a job and of its arguments "
             f"{sorted(settings)}: {error}"
         ) from error
 
@@ -112,6 +113,6 @@ def _imported(target: str) -> Any:
         return import_object(target)
     except ImportPathError as error:
         raise SourceError(
-            f"no source for style {target!r}; known: {', '.join(SOURCES)}, sb3:NAME of an "
+            f"collect.styles: no source for style {target!r}; known: {', '.join(SOURCES)}, sb3:NAME of an "
             f"algorithm, or an import path: {error}"
         ) from error
