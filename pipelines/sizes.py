@@ -81,12 +81,16 @@ def _data(run: Run) -> Iterator[tuple[str, int]]:
 def _training(run: Run, models: dict[str, Any]) -> Iterator[tuple[str, int]]:
     config, each = run.config, _transition_bytes(run)
     for name, model in models.items():
-        n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        yield f"{n_parameters} parameters of method {name} (model)", n_parameters * WEIGHT_BYTES
         own = own_config(run.of(name).config)
+        raw = "train_teacher" in METHODS[name].stages
+        seen = "teacher.n_context_regions" if raw else "memory.n_regions"
+        of_rows = f"{_row_keys(own)}, {seen} {model.n_context_regions}"
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        layers = "teacher.n_layers" if raw else "decoder.n_layers, compressor, reconstruction"
+        keys = f"{n_parameters} parameters of method {name} {of_rows} (model, {layers})"
+        yield keys, n_parameters * WEIGHT_BYTES
         tokens = config.region_len * (1 + model.n_context_regions)
         row = tokens * each + config.region_len * own.model.d_model * 4
-        of_rows = _row_keys(own)
         for stage in METHODS[name].stages:
             optim = STAGES[stage].settings(own).optim
             rows = optim.batch_size // optim.accumulation_steps

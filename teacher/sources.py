@@ -113,6 +113,6 @@ def _imported(target: str) -> Any:
         return import_object(target)
     except ImportPathError as error:
         raise SourceError(
-            f"collect.styles: no source for style {target!r}; known: {', '.join(SOURCES)}, sb3:NAME of an "
-            f"algorithm, or an import path: {error}"
+            f"collect.styles: no source for style {target!r}; known: {', '.join(SOURCES)}, "
+            f"sb3:NAME of an algorithm, or an import path: {error}"
         ) from error

@@ -1,6 +1,5 @@
 """What needs more memory than there is, is refused by every key that makes it so large."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,27 @@ MEMORY = 2**30
 
 
 @pytest.mark.parametrize(
-    ("override", "named"),
+    ("method", "override", "said"),
     [
-        ("distill.optim.batch_size=1000000", "distill.optim.batch_size 1000000"),
-        ("evaluate.n_offline=1000000", "evaluate.n_offline 1000000"),
-        ("evaluate.n_seeds=1000000", "evaluate.n_seeds 1000000"),
-        ("validation.n_seeds=1000000", "validation.n_seeds 1000000"),
+        ("student", "distill.optim.batch_size=1000000", "batch_size 1000000{row}, {seen} 1 "),
+        ("student", "evaluate.n_offline=1000000", "evaluate.n_offline 1000000{row}, {seen} 1 "),
+        ("student", "evaluate.n_seeds=1000000", "evaluate.n_seeds 1000000 .*{row}"),
+        ("student", "validation.n_seeds=1000000", "validation.n_seeds 1000000 .*{row}"),
+        ("student", "model.d_model=4096", "parameters of method student{row}, {seen} 1 .model"),
+        ("teacher", "teacher.n_context_regions=100000", "n_offline .*{row}, {seen} 100000 "),
     ],
 )
 def test_all_keys_are_named(
-    override: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, override: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sizes, "memory_bytes", lambda: MEMORY)
-    overrides = [f"run_dir={tmp_path}", override, "distill.optim.accumulation_steps=1"]
+    overrides = [f"run_dir={tmp_path}", "distill.optim.accumulation_steps=1", override]
+    overrides.append(f"method={method}")
     config = load_config(RunConfig, ROOT / "configs/smoke.yaml", overrides)
-    said = rf"{re.escape(named)}.* of region_len {config.region_len}, model.d_model \d+ would need"
-    with pytest.raises(StageError, match=said):
-        open_run(config, "distill")
+    row = rf" of region_len {config.region_len}, model.d_model \d+"
+    stage, seen = {
+        "student": ("distill", "memory.n_regions"),
+        "teacher": ("train_teacher", "teacher.n_context_regions"),
+    }[method]
+    with pytest.raises(StageError, match=said.format(row=row, seen=seen)):
+        open_run(config, stage)
