@@ -31,8 +31,16 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory"
 class UserError(ValueError):
     """A mistake in a configuration, a file or a command.
 
-    The message says what was expected, what came, where, and what to do about it.
+    The message says what was expected, what came, where, and what to do about it. It is one line:
+    what cannot be printed, of a name with a line break or a control character, is escaped.
     """
+
+    def __str__(self) -> str:
+        """Return the message."""
+        told = super().__str__()
+        return "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in told
+        )
 
 
 class FileError(UserError):

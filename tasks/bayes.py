@@ -21,8 +21,9 @@ class BayesActions:
     At an episode's start the draw is distributed as the posterior. Within the episode it stays, so
     that actions tell of it; what is ruled out is drawn anew. The posterior gives either
     `action_probabilities(observations)` `(n, A)`, where draws leave no trace within an episode, or
-    `weights()` `(n, K)`, unnormalised, and `action_table(observations)` `(n, K, A)`. A stream in
-    which nothing is possible acts at random.
+    `weights()` `(n, K)`, unnormalised, and `action_table(observations)` `(n, K, A)`; `redrawn`
+    `(n,)` bool, if it has that, says after `update` where the hypotheses are other ones now, of
+    whose draw nothing done so far tells. A stream in which nothing is possible acts at random.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class BayesActions:
             told = explained.sum(-1, keepdims=True) > 0
             self.drawn = _normalised(np.where(told, explained, self.drawn), 0.0)
         self.posterior.update(observations, actions, rewards, next_observations, ended)
-        self.starts = np.array(ended, dtype=bool)
+        self.starts = np.logical_or(ended, getattr(self.posterior, "redrawn", False))
 
 
 def tells_actions(posterior: Any) -> bool:

@@ -27,7 +27,7 @@ from tasks.drawing import room_picture
 from tasks.draws import check_counts, distinct_rows
 from tasks.family import FamilyError, Task
 from tasks.references import TabularMDP
-from tasks.room_search import CoveragePolicy, shortest_moves
+from tasks.room_search import CoveragePolicy, move_probabilities, shortest_moves
 from tasks.vector import OnlyEnv
 
 NO_CELL = -1  # due once all goals are got: it is never reached
@@ -243,6 +243,7 @@ class GoalsPosterior:
         self.found = np.zeros((n_streams, self.n_goals + 1), dtype=bool)
         self.found[:, -1] = True
         self.got = np.zeros(n_streams, dtype=np.int64)
+        self.redrawn = np.zeros(n_streams, dtype=bool)
         self._streams = np.arange(n_streams)
 
     @property
@@ -272,7 +273,20 @@ class GoalsPosterior:
         self.masks[new, self.got[new]] = False
         self.masks[new, self.got[new], reached[new]] = True
         self.found[new, self.got[new]] = True
-        self.got = np.where(ended, 0, self.got + (rewards > 0))
+        self.redrawn = np.array(rewards > 0)  # nothing done so far tells of the next goal's draw
+        self.got = np.where(ended, 0, self.got + self.redrawn)
+
+    def weights(self) -> np.ndarray:
+        """Which cells `(n, size²)` may be the goal that is due; any, once all are got."""
+        return self.cells | (self.got == self.n_goals)[:, None]
+
+    def action_table(self, observations: np.ndarray) -> np.ndarray:
+        """How likely each move is, `(n, size², A)`, were the due goal at each cell."""
+        places = np.asarray(observations, dtype=np.int64)
+        places = places[:, 0] * self.size + places[:, 1]
+        moves = move_probabilities(self.size)
+        done = (self.got == self.n_goals)[:, None, None]
+        return np.where(done, moves[places, places][:, None], moves[places])
 
     def possible(self, drawn: np.ndarray) -> np.ndarray:
         """Whether every goal can be where it was drawn."""

@@ -68,7 +68,7 @@ def test_order_logs_failures_and_persistent_workers(
 
 def test_a_mistake_that_is_no_text_is_told_all_the_same(tmp_path: Path):
     result = run_job(Job("refused", refuse_bytes), tmp_path / "log")
-    assert result.error == "b\udcff is no name."
+    assert result.error == "b\\udcff is no name."
     assert (tmp_path / "log").read_text() == "error: b\\udcff is no name.\n"
 
 

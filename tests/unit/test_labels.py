@@ -18,6 +18,7 @@ from tasks.bandits import KeyedBanditFamily
 from tasks.bayes import BayesActions
 from tasks.darkroom import DarkRoomFamily
 from tasks.family import FamilyError
+from tasks.key_to_door import KeyToDoorFamily
 from tasks.posterior import TabularPosterior
 from tasks.random_mdp import RandomMDPFamily
 from tasks.references import is_optimal, optimal_action_values
@@ -87,7 +88,10 @@ class Tabular(DarkRoomFamily):
         return np.asarray(observations) @ [3, 1]
 
 
-@pytest.mark.parametrize("family", [ROOM, BANDIT, Tabular(size=3, horizon=6)])
+@pytest.mark.parametrize(
+    "family",
+    [ROOM, BANDIT, Tabular(size=3, horizon=6), KeyToDoorFamily(n_goals=2, size=3, horizon=9)],
+)
 def test_bayes_actions_are_those_of_posterior_sampling(family):
     """Calibrated: of all steps told the same probability of an action, that share takes it."""
     _, fields = sampled(family, 6000, 3 * family.episode_len)
@@ -347,11 +351,8 @@ def test_settings_that_make_no_sense_together_are_refused(tmp_path, overrides, t
 
 
 def test_families_whose_posterior_tells_no_distribution_are_refused_in_a_sentence():
-    from tasks.key_to_door import KeyToDoorFamily
-
-    family = KeyToDoorFamily(size=3)
     with pytest.raises(FamilyError, match="does not tell how likely each action is"):
-        BayesActions(family, family.tasks(), 1)
+        BayesActions(MDP, MDP.tasks(), 1)
 
 
 # --- posteriors that only draw --------------------------------------------------------------------
