@@ -70,20 +70,39 @@ def actor_of(
         inside = _run_around(folder)
         if inside is None:
             return _shipped(folder, trust_model_code=trust_model_code)
-        origin = _json(folder / MODEL_CONFIG).get("provenance") or {}
-        if not (origin.get("method") or method):
-            raise DemoError(
-                f"{folder / MODEL_CONFIG} does not tell of which method the model is; bring the "
-                "file back, or name it with --method."
-            )
-        own = str(origin.get("method") or method), int(origin.get("training_seed") or 0)
-        return _of_run(inside, *own, folder)
+        return _of_run(inside, *_origin(folder, method), folder)
     if (folder / CONFIG).is_file():
         return _of_run(folder, method or "student", seed)
     raise DemoError(
         f"{folder} holds no model ({MODEL_CONFIG} and {WEIGHTS} missing) and is no run's directory "
         f"({CONFIG} missing); give one or the other with --model."
     )
+
+
+def _origin(folder: Path, method: str) -> tuple[str, int]:
+    """Method and training seed of a model inside a run; a method given is for one without."""
+    _check(folder)
+    file = folder / MODEL_CONFIG
+    stored = _json(file).get("provenance")
+    origin = stored if isinstance(stored, dict) else {}
+    told, seed = origin.get("method") or method, origin.get("training_seed") or 0
+    if not told:
+        raise DemoError(
+            f"{file} does not tell of which method the model is; bring the file back, or name it "
+            "with --method."
+        )
+    if told not in TRAINED or not isinstance(seed, int):
+        raise DemoError(
+            f"{file} says that the model is of method {told!r}, training seed {seed!r}; expected "
+            f"one of {', '.join(TRAINED)} and a whole number: bring the file back."
+        )
+    return told, seed
+
+
+def _check(model: Path) -> None:
+    """Refuse a model inside a run that is not what its stage left."""
+    if meta := read_meta(model.parent):
+        check_files(model.parent, meta)
 
 
 def _run_around(folder: Path) -> Path | None:
@@ -111,8 +130,7 @@ def _of_run(root: Path, method: str, seed: int | None, folder: Path | None = Non
         act = record.act
         return Actor(record.title, family, tasks, lambda task: act(family, [task]))
     folder = folder or _last_model(root, config)
-    if meta := read_meta(folder.parent):
-        check_files(folder.parent, meta)
+    _check(folder)
     model: Any = CADStudent
     if "train_teacher" in record.stages:
         model = teacher_class(own_config(config).teacher.target)

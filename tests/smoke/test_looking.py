@@ -226,6 +226,31 @@ def test_a_run_whose_configuration_was_emptied_is_not_demonstrated(finished, tmp
     assert "config.yaml names; bring that file back" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("meta", "origin", "expected"),
+    [
+        (True, {"method": "stude~t"}, "config.json is missing or not as it was written"),
+        (False, {"method": "stude~t"}, "config.json says that the model is of method 'stude~t'"),
+        (False, {"method": "student", "training_seed": "x"}, "training seed 'x'"),
+        (False, {}, "config.json does not tell of which method the model is"),
+    ],
+)
+def test_a_model_in_a_run_is_what_it_says(finished, tmp_path, capsys, meta, origin, expected):
+    folder = tmp_path / "run"
+    stage = folder / "seed_0/student/finetune"
+    shutil.copytree(finished / "seed_0/student/finetune", stage)
+    shutil.copy(finished / "config.yaml", folder)
+    if not meta:
+        (stage / "meta.json").unlink()
+    config = json.loads((stage / "model/config.json").read_text())
+    config["provenance"] = origin
+    (stage / "model/config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit) as ended:
+        demo(["--model", str(stage / "model")])
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
 def test_a_shipped_teacher_is_demonstrated(finished, shipped, tmp_path, capsys):
     folder = tmp_path / "teacher"
     shutil.copytree(finished / "seed_0/teacher/model", folder)
