@@ -14,7 +14,14 @@ from base.ranges import PathText
 from histories.foreign import DONES, NEEDED, Foreign, ImportHistoriesError
 from histories.regions import MarkerRule, RegionError, markers_for, region_bounds
 from histories.replay import Replayed, draws, first_difference, replay, steps_that_differ
-from histories.schema import History, check_history, field_dtypes, field_shapes
+from histories.schema import (
+    History,
+    HistoryError,
+    check_history,
+    check_values,
+    field_dtypes,
+    field_shapes,
+)
 from histories.task_names import TaskRule
 from tasks.family import Task, TaskFamily
 
@@ -81,18 +88,18 @@ class Completion:
         """The history of a group.
 
         Raises:
-            ImportHistoriesError: Something is missing that is not certain, or what is there
-                contradicts the family, the settings or itself.
-            HistoryError: A value is none of its space's.
+            ImportHistoriesError: Something is missing that is not certain, what is there
+                contradicts the family, the settings or itself, or a value is none of its space's.
         """
         try:
             return self._history(group, task)
-        except ImportHistoriesError as error:
+        except (ImportHistoriesError, HistoryError) as error:
             raise ImportHistoriesError(f"group {group.name} ({task.name}): {error}") from error
 
     def _history(self, group: Foreign, task: Task) -> History:
         fields = self._conform(group.fields)
         self._check_axes(fields)
+        check_values(fields, self.family.observation_space, self.family.action_space)
         played = self._replayed(fields, task)
         fields |= self._ends(fields, played)
         ended = fields["terminated"] | fields["truncated"]

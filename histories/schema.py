@@ -210,24 +210,35 @@ def check_fields(
         lengths.shape != size[:1] or (lengths < 1).any() or (lengths > size[1]).any()
     ):
         raise HistoryError(f"history field n_transitions must be {size[:1]} of 1 ... {size[1]}")
-    if not np.isfinite(fields["rewards"]).all():
-        raise HistoryError("history rewards must be finite")
     there = (
         np.arange(size[1]) < (np.full(size[0], size[1]) if lengths is None else lengths)[:, None]
     )
-    for name, space in (
-        ("observations", observation_space),
-        ("next_observations", observation_space),
-        ("actions", action_space),
-    ):
-        if (wrong := _outside(fields[name][there], space)) is not None:
-            raise HistoryError(f"history field {name} holds {wrong}, which is none of {space}")
+    names = ("observations", "next_observations", "actions")
+    held = {"rewards": fields["rewards"], **{name: fields[name][there] for name in names}}
+    check_values(held, observation_space, action_space)
     longest = _longest_episode(fields["terminated"] | fields["truncated"], there)
     if episode_len is not None and longest > episode_len:
         raise HistoryError(
             f"a history has an episode of {longest} steps or more, but the family's episode_len is "
             f"{episode_len}"
         )
+
+
+def check_values(
+    fields: Mapping[str, np.ndarray],
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+) -> None:
+    """Raise HistoryError where an observation, action or reward that is there cannot be one."""
+    if not np.isfinite(fields["rewards"]).all():
+        raise HistoryError("history rewards must be finite")
+    for name, space in (
+        ("observations", observation_space),
+        ("next_observations", observation_space),
+        ("actions", action_space),
+    ):
+        if name in fields and (wrong := _outside(fields[name], space)) is not None:
+            raise HistoryError(f"history field {name} holds {wrong}, which is none of {space}")
 
 
 def _outside(values: np.ndarray, space: gymnasium.Space) -> Any:
