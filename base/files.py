@@ -5,6 +5,7 @@ whoever is interrupted leaves no half-written result behind, and whoever reads s
 new one.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -55,21 +56,57 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         FileError: There is no room for it; what was there is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = _temporary_name(path), _temporary_name(path)
-    temporary.mkdir()
-    try:
+    old = _temporary_name(path)
+    with work_dir(path) as temporary:
         with _room_for(path, temporary):
             yield temporary
             for file in (p for p in temporary.rglob("*") if p.is_file()):
                 _flush(file)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        try:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def work_dir(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` for what it is made of; it is gone after the block.
+
+    It is locked as long as its process lives: the next one for the same `path` deletes those that
+    killed processes have left, and nobody else's.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = re.compile(re.escape(f".{path.stem}") + rf"{_MARK}({re.escape(path.suffix)})?")
+    for left in [each for each in path.parent.glob(".*") if name.fullmatch(each.name)]:
+        if left.is_dir() and (held := _lock(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+    folder = _temporary_name(path)
+    unlocked = folder.with_suffix(".new")  # a name that nobody deletes
+    unlocked.mkdir()
+    lock = _lock(unlocked)
+    os.replace(unlocked, folder)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder as long as this process lives; None where it is, or cannot be had."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # some network file systems have none: then nothing is deleted there
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -117,7 +154,8 @@ def remove_temporaries(folder: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\..*)?")
+_MARK = r"\.[0-9a-f]{8}\.tmp"
+_TEMPORARY = re.compile(rf"\..*{_MARK}(\..*)?")
 
 
 def _temporary_name(path: Path) -> Path:

@@ -3,13 +3,14 @@
 Formats are in foreign.py, what is filled in in completion.py.
 """
 
-import tempfile
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from base.files import work_dir
 from base.hashes import check_checksums, config_hash, content_hash
 from histories.completion import Completion, ImportConfig
 from histories.foreign import ImportHistoriesError, reader_of
@@ -88,8 +89,7 @@ def import_histories(
     parts: dict[int, list[Path]] = {}
     groups: dict[int, str] = {}
     n_streams = n_transitions = n_left_out = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+    with work_dir(path) as folder:
         for number, group in enumerate(reader_of(config.format)(source)):
             task = names.task_of(group)
             if task is None:
@@ -101,7 +101,7 @@ def import_histories(
                     "task has one group, so state import_histories.mapping"
                 )
             history = completion.history(group, task)
-            part = Path(folder) / f"{number:06d}.h5"
+            part = folder / f"{number:06d}.h5"
             write_part(part, {task.index: history}, fingerprint)
             parts.setdefault(task.index, []).append(part)
             n_streams += history.n_streams
@@ -111,8 +111,9 @@ def import_histories(
         if n_left_out:
             told.append(f"left out, not in import_histories.mapping ({n_left_out} groups)")
         tasks = family.tasks()
+        whole = folder / path.name
         assemble(
-            path,
+            whole,
             parts,
             tasks,
             family_name=family.name,
@@ -136,6 +137,7 @@ def import_histories(
                 for index in parts
             },
         )
+        os.replace(whole, path)
     return ImportSummary(path, len(parts), n_streams, n_transitions, tuple(told))
 
 
