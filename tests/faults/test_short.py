@@ -7,7 +7,7 @@ import pytest
 
 from base.errors import UserError
 from tests.faults import configs, files, members, rooms
-from tests.faults.corpus import Case, judge, judge_all, sample
+from tests.faults.corpus import LONGEST, Case, judge, judge_all, sample
 from tests.faults.kills import before_python
 from tests.faults.launch import ROOT
 
@@ -67,7 +67,7 @@ def defect() -> None:
         (lambda: "silent: another", "silent"),
         (tell("a.yaml: key is wrong."), "refused"),
         (tell("something is wrong."), "vague"),
-        (tell("a.yaml\nis wrong."), "long"),
+        (tell("a.yaml is wrong" + ", and so on" * LONGEST), "long"),
         (defect, "traceback"),
         (sleep, "hang"),
     ],
