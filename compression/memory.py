@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from base.ranges import AtLeast
-from compression.compressor import check_kwargs, import_class
+from compression.compressor import CompressorError, check_kwargs, import_class
 from compression.latents import Latents
 from nets.positions import LatentPositions, settle, sinusoids, spread
 
@@ -35,7 +35,7 @@ class MemoryConfig:
             previous region and those before it that are most like it), or the import path
             `module:Class` of a user's own.
         n_regions: R, regions it is led over in training; of `accumulate`, regions whose latents
-            are kept. `one_shot` keeps 1.
+            are kept; 1 of `one_shot`.
         kwargs: Settings of the kind's own, checked by its class; of `recurrent`, `update`: one of
             `replace`, `residual`, `gate`, `gru`; of `retrieval`, `k` regions beside the previous
             one, `pick`: `similar` or `random`, and `capacity`, regions kept to pick from while
@@ -262,17 +262,14 @@ class OneShot(Accumulate):
     """The previous region alone."""
 
     @classmethod
-    def regions_read(cls, config: MemoryConfig) -> int:
-        """One, whatever `n_regions` says."""
-        return 1
-
-    @classmethod
-    def regions_kept(cls, config: MemoryConfig) -> int:
-        """One."""
-        return 1
-
-    def __init__(self, config: MemoryConfig, **sizes: Any) -> None:
-        super().__init__(MemoryConfig(config.kind, 1, config.kwargs), **sizes)
+    def check(cls, config: MemoryConfig) -> dict[str, Any]:
+        """Refuse more than the one region that is kept."""
+        if config.n_regions > 1:
+            raise CompressorError(
+                f"memory.n_regions is {config.n_regions}, but memory.kind=one_shot keeps one "
+                "region; set it to 1, or memory.kind to accumulate"
+            )
+        return super().check(config)
 
 
 def memory_class(kind: str) -> type[Memory]:

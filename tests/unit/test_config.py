@@ -509,6 +509,15 @@ def test_codes_without_positions_are_refused(tmp_path):
     load_config(RunConfig, file, ["compressor.bottleneck=gaussian"])
 
 
+def test_a_memory_of_one_region_has_no_more(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("memory: {kind: accumulate, n_regions: 2}\n")
+    load_config(RunConfig, file)
+    load_config(RunConfig, file, ["memory.kind=one_shot", "memory.n_regions=1"])
+    with pytest.raises(ConfigError, match=r"memory.n_regions is 2, but memory.kind=one_shot"):
+        load_config(RunConfig, file, ["memory.kind=one_shot"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
