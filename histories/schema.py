@@ -213,9 +213,7 @@ def check_fields(
     there = (
         np.arange(size[1]) < (np.full(size[0], size[1]) if lengths is None else lengths)[:, None]
     )
-    names = ("observations", "next_observations", "actions")
-    held = {"rewards": fields["rewards"], **{name: fields[name][there] for name in names}}
-    check_values(held, observation_space, action_space)
+    check_values(fields, observation_space, action_space, there)
     longest = _longest_episode(fields["terminated"] | fields["truncated"], there)
     if episode_len is not None and longest > episode_len:
         raise HistoryError(
@@ -228,6 +226,7 @@ def check_values(
     fields: Mapping[str, np.ndarray],
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
+    there: np.ndarray | slice = slice(None),
 ) -> None:
     """Raise HistoryError where an observation, action or reward that is there cannot be one."""
     if not np.isfinite(fields["rewards"]).all():
@@ -237,7 +236,7 @@ def check_values(
         ("next_observations", observation_space),
         ("actions", action_space),
     ):
-        if name in fields and (wrong := _outside(fields[name], space)) is not None:
+        if name in fields and (wrong := _outside(fields[name][there], space)) is not None:
             raise HistoryError(f"history field {name} holds {wrong}, which is none of {space}")
 
 

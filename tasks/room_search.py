@@ -4,6 +4,7 @@ Cells are `(x, y)` or, as one number, `x * size + y`; actions are those of `task
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def shortest_moves(
     return np.where((x == 0) & (y == 0), STAY, actions)
 
 
+@lru_cache(maxsize=8)
 def move_probabilities(size: int) -> np.ndarray:
     """How likely `shortest_moves` draws each move, `(size² cells, size² goals, 5)`."""
     cells = np.stack(np.divmod(np.arange(size**2), size), -1)
@@ -66,7 +68,6 @@ class RoomPosterior:
         self.cells[:, goals[:, 0] * size + goals[:, 1]] = True
         self.found = np.zeros(n_streams, dtype=bool)
         self._streams = np.arange(n_streams)
-        self._moves: np.ndarray | None = None
 
     def sample(self, rng: np.random.Generator, streams: np.ndarray) -> np.ndarray:
         """One of the possible cells `(k,)` of each selected stream, evenly drawn."""
@@ -100,10 +101,8 @@ class RoomPosterior:
 
     def action_table(self, observations: np.ndarray) -> np.ndarray:
         """How likely each move is, `(n, size², A)`, were the goal at each cell."""
-        if self._moves is None:
-            self._moves = move_probabilities(self.size)
         places = np.asarray(observations, dtype=np.int64)
-        return self._moves[places[:, 0] * self.size + places[:, 1]]
+        return move_probabilities(self.size)[places[:, 0] * self.size + places[:, 1]]
 
     def actions(
         self, drawn: np.ndarray, observations: np.ndarray, rng: np.random.Generator
