@@ -39,9 +39,7 @@ def atomic_file(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
             yield temporary
             if flush:
                 _flush(temporary)
-        os.replace(temporary, path)
-        if flush:
-            _flush(path.parent)
+        put(temporary, path, flush=flush)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,8 +63,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         try:
             if path.exists():
                 os.replace(path, old)
-            os.replace(temporary, path)
-            _flush(path.parent)
+            put(temporary, path)
         finally:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -96,6 +93,13 @@ def work_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def put(temporary: Path, path: Path, *, flush: bool = True) -> None:
+    """Give what is finished its name, and force the folder's list of names to the disk."""
+    os.replace(temporary, path)
+    if flush:
+        _flush(path.parent)
 
 
 def _lock(folder: Path) -> int | None:

@@ -3,14 +3,13 @@
 Formats are in foreign.py, what is filled in in completion.py.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from base.files import work_dir
+from base.files import put, work_dir
 from base.hashes import check_checksums, config_hash, content_hash
 from histories.completion import Completion, ImportConfig
 from histories.foreign import ImportHistoriesError, reader_of
@@ -137,7 +136,7 @@ def import_histories(
                 for index in parts
             },
         )
-        os.replace(whole, path)
+        put(whole, path)
     return ImportSummary(path, len(parts), n_streams, n_transitions, tuple(told))
 
 
