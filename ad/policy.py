@@ -160,8 +160,8 @@ class ContextPolicy:
         return self.model.step(steps, self.state)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Sample one action per stream."""
-        parameters = self.parameters(observations)
+        """Sample one action per stream; `offered` holds the action parameters (n, P) it is of."""
+        self.offered = parameters = self.parameters(observations)
         if self.temperature == 0:
             actions = self.model.actions.mode(parameters)
         else:

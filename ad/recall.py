@@ -1,7 +1,7 @@
 """Recall: what a context alone makes of an episode, every method being given the same one.
 
 The context is k recorded regions of a held-out task's history; then it is frozen, and an episode is
-acted under it. Shapes: n streams, L region length.
+acted under it. Shapes: n streams, L region length, T steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from ad.batches import Table
 from ad.model import InContextModel
@@ -18,7 +19,7 @@ from ad.policy import ContextPolicy
 from base.errors import UserError
 from base.seeding import derive
 from nets.regions import REGION_FIELDS, Regions
-from tasks.family import Task
+from tasks.family import Task, TaskFamily
 
 
 class RecallError(UserError):
@@ -46,6 +47,46 @@ class FrozenPolicy(ContextPolicy):
 
     def _full(self, region: Regions) -> None:
         self._begin()
+
+
+TEMPERATURES = np.geomspace(1 / 16, 16, 33)
+"""At which probabilities are read; students of noisy histories say less than they know."""
+
+
+class ToldBits:
+    """Counts how many bits of its task a model tells in an episode that asks for all of it.
+
+    Where an episode asks once for every letter of a task, letters being independent and one of A as
+    likely as another, the sum of log2 A + log2 p(right action) over its steps is on average at most
+    the information between context and task (Barber & Agakov 2003, The IM algorithm, eq. 3), so
+    at most the bits that the context is kept in. Probabilities are those of the temperature, one
+    for all steps and tasks, at which they tell the most; at an infinite one they tell nothing.
+
+    Args:
+        policy: Acts; asked after every action what it offered.
+        family: With `spells_task`.
+        tasks: Of the streams.
+    """
+
+    def __init__(self, policy: ContextPolicy, family: TaskFamily, tasks: Sequence[Task]) -> None:
+        self.policy, self.family, self.tasks = policy, family, tasks
+        self._told = np.zeros(len(TEMPERATURES))
+        self.reset, self.observe = policy.reset, policy.observe
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Return the policy's actions."""
+        actions = self.policy.act(observations)
+        right = self.family.optimal_actions(self.tasks, observations)
+        logits = self.policy.offered.double().cpu().numpy()  # (n, A)
+        scaled = logits / TEMPERATURES[:, None, None]
+        logs = np.take_along_axis(log_softmax(scaled, axis=-1), right[None, :, None], axis=-1)
+        self._told += np.log2(logits.shape[-1]) + logs[..., 0].mean(-1) / np.log(2)
+        return actions
+
+    @property
+    def bits(self) -> float:
+        """Of a task, on average over streams."""
+        return max(0.0, float(self._told.max()))
 
 
 def recorded_regions(

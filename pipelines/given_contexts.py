@@ -10,13 +10,13 @@ import numpy as np
 from ad.evaluate import Evaluation, evaluate_policy
 from ad.policy import Policy
 from ad.prompt import PromptedPolicy, demonstrator, prompted_facts
-from ad.recall import recorded_regions
+from ad.recall import ToldBits, recorded_regions
 from pipelines.common import Run
 from pipelines.methods import Method
 from pipelines.models import policy_of
 from tasks.family import Task
 
-GIVEN_FACTS = ("recall", "recall_return", "recall_accuracy", "prompted")
+GIVEN_FACTS = ("recall", "recall_return", "recall_accuracy", "recall_bits", "prompted")
 
 
 def given_contexts(
@@ -55,24 +55,36 @@ def recalled(
         device=run.accelerator.device,
     )
 
-    def after(k: int) -> Evaluation:
+    def after(k: int) -> tuple[Evaluation, float | None]:
+        told: list[ToldBits] = []
+
         def made(streams: Sequence[Task]) -> Policy:
             more: Any = {"control": method.control, "tasks": streams, "context": regions[:k]}
-            return policy_of(model, run, settings.recall_temperature, **more)
+            policy = policy_of(model, run, settings.recall_temperature, **more)
+            if not getattr(family, "spells_task", False):
+                return policy
+            told.append(ToldBits(policy, family, streams))
+            return told[0]
 
         counts = {"n_seeds": settings.n_seeds, "n_episodes": 1, "final_episodes": 1}
-        return evaluate_policy(made, family, tasks, **counts, seed=settings.seed)
+        result = evaluate_policy(made, family, tasks, **counts, seed=settings.seed)
+        return result, told[0].bits if told else None
 
-    results = [after(k) for k in settings.recall_regions]
+    results, bits = zip(*map(after, settings.recall_regions), strict=True)
     returns = np.concatenate([run.normalized(r.returns, tasks) for r in results], axis=-1)
     every = [
-        {"region": k, "return": float(mean), "accuracy": result.action_accuracy_optimal}
-        for k, mean, result in zip(
-            settings.recall_regions, returns.mean((0, 1)), results, strict=True
+        {
+            "region": k,
+            "return": float(mean),
+            "accuracy": result.action_accuracy_optimal,
+            "bits": told,
+        }
+        for k, mean, result, told in zip(
+            settings.recall_regions, returns.mean((0, 1)), results, bits, strict=True
         )
     ]
     longest = max(every, key=lambda entry: entry["region"])
-    of_longest = {f"recall_{key}": longest[key] for key in ("return", "accuracy")}
+    of_longest = {f"recall_{key}": longest[key] for key in ("return", "accuracy", "bits")}
     return returns.astype(np.float32), {"recall": every, **of_longest}
 
 

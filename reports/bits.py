@@ -34,7 +34,7 @@ class Bound:
 
     Attributes:
         bits: `(P,)`, ascending.
-        levels: `(P,)` by what is bounded, "return" (normalised) or "accuracy".
+        levels: `(P,)` by what is bounded, "return" (normalised), "accuracy" or "told" (bits).
         own_episode: whether agents may also see their own steps of the episode that is judged.
     """
 
@@ -66,8 +66,8 @@ def _parse(entry: Mapping[str, Any]) -> Bound:
     bits = np.array(entry["bits"], dtype=np.float64)
     levels = {
         key: np.array(entry[key], dtype=np.float64)
-        for key in ("return", "accuracy")
-        if entry[key] is not None
+        for key in ("return", "accuracy", "told")
+        if entry.get(key) is not None
     }
     for values in (bits, *levels.values()):
         if values.shape != bits.shape or not values.size or not np.isfinite(values).all():
@@ -103,6 +103,7 @@ class Measure:
         by_seed: its value for each training seed, empty where it is not known.
         bounded: which levels of a bound it is held against.
         holds: whether a bound holds for this method.
+        is_share: whether it lies between 0 and 1.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Measure:
     by_seed: Callable[[MethodScores], dict[int, float]]
     bounded: str
     holds: Callable[[MethodScores, Bound], bool]
+    is_share: bool = True
 
 
 def _after_border(method: MethodScores) -> dict[int, float]:
@@ -149,6 +151,14 @@ MEASURES = (
         lambda method: method.number_by_seed("recall_accuracy"),
         "accuracy",
         _holds_for_episode,
+    ),
+    Measure(
+        "recall_bits",
+        "bits of the task told,\ncontext frozen",
+        lambda method: method.number_by_seed("recall_bits"),
+        "told",
+        _holds_for_episode,
+        is_share=False,
     ),
 )
 

@@ -71,11 +71,12 @@ def draw_bits(
                 random = next((m for m in methods if m.record.group == REFERENCE), None)
                 if random is not None:
                     panel.axhline(0.0, color=style.GREY, lw=0.5, zorder=0)
-            if is_normalized(methods):
+            if is_normalized(methods) and measure.is_share:
                 show_unit(panel)
             _draw_bound(panel, measure, points, bound, limits)
             _draw_axis(panel, points, limits)
-            panel.set_ylabel(measure.title if is_normalized(methods) else return_name(methods))
+            raw = measure.bounded == "return" and not is_normalized(methods)
+            panel.set_ylabel(return_name(methods) if raw else measure.title)
         legend(panels[-1])
         return style.save(figure, out_dir, NAME)
 

@@ -374,6 +374,15 @@ COLUMNS: tuple[Column[Compared], ...] = (
         "recall\nacc.",
         "recall accuracy",
     ),
+    copied(
+        "recall_bits",
+        "Recalled bits",
+        "bits of the task that the probabilities of that episode's actions tell, at least; never "
+        "more than the bits of the latents",
+        (DETAILS, SWEEP),
+        1,
+        axis="recall: bits of the task told",
+    ),
     Column(
         "recall_by_regions",
         "Recall acc. after",

@@ -237,6 +237,11 @@ class KeyedBanditFamily(BanditFamily):
         """Bits of a task: N log2 A."""
         return self.episode_len * math.log2(self._n_actions)
 
+    @property
+    def spells_task(self) -> bool:
+        """Whether an episode asks once for every letter of a task: see `ad.recall.ToldBits`."""
+        return self._order == "shuffled"
+
     def _pay(self, params: Mapping[str, Any]) -> np.ndarray:
         return np.eye(params["n_actions"])[params["keys"]]
 

@@ -28,20 +28,23 @@ class ReturnBound:
         returns: `(P,)` normalised returns, 0 random, 1 optimal.
         accuracies: `(P,)` share of steps with an optimal action; None where nothing is known of it.
         own_episode: Whether an agent may also see its own steps of the one episode that is judged.
+        told: `(P,)` bits of the task that an episode's actions tell; None where that is not
+            measured.
     """
 
     bits: np.ndarray
     returns: np.ndarray
     accuracies: np.ndarray | None
     own_episode: bool
+    told: np.ndarray | None = None
 
     def entry(self) -> dict[str, Any]:
         """What result files say of it."""
-        accuracies = None if self.accuracies is None else self.accuracies.tolist()
+        optional = {"accuracy": self.accuracies, "told": self.told}
         return {
             "bits": self.bits.tolist(),
             "return": self.returns.tolist(),
-            "accuracy": accuracies,
+            **{name: None if v is None else v.tolist() for name, v in optional.items()},
             "own_episode": self.own_episode,
         }
 
@@ -73,7 +76,8 @@ def keyed_bandit_bound(
     accuracies = np.array([keyed_bandit_accuracy(one, n_contexts, n_actions) for one in bits])
     guessed = 1 / n_actions
     returns = (accuracies - guessed) / (1 - guessed) if n_actions > 1 else np.ones_like(accuracies)
-    return ReturnBound(bits, returns, accuracies, each_once)
+    told = np.minimum(bits, n_contexts * np.log2(n_actions)) if each_once else None
+    return ReturnBound(bits, returns, accuracies, each_once, told)
 
 
 def shared_dynamics_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> ReturnBound | None:

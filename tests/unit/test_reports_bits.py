@@ -106,6 +106,25 @@ def test_the_drawn_bound_is_the_published_one(tmp_path, curves):
     assert found == pytest.approx([0.526, 0.646, 0.811, 0.926, 1], abs=3e-3)
 
 
+def test_told_bits_stand_beside_the_bits_of_the_latents_in_bits(tmp_path, curves, monkeypatch):
+    heights = []
+    unit = bits_figure.show_unit
+    monkeypatch.setattr(
+        bits_figure, "show_unit", lambda panel: heights.append(panel.get_ylim()) or unit(panel)
+    )
+    runs = write_runs(tmp_path, "step", recall_bits=7.5)
+    path = runs[0] / "seed_0" / "evaluate" / "optimal" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["bound"]["told"] = [min(bits, 32.0) for bits in metrics["bound"]["bits"]]
+    path.write_text(json.dumps(metrics))
+    methods = compared(runs)
+    bits_figure.draw_bits(method_series(methods), methods, tmp_path)
+    bits, told = curves()["bits of the task told, context frozen"]
+    assert np.interp([8, 16, 60], bits, told) == pytest.approx([8, 16, 32], rel=0.05)
+    assert len(heights) == 1  # the returns alone lie between 0 and 1
+    assert {row["recall_bits"] for row in read_csv(tmp_path / "bits.csv")} >= {"7.5"}
+
+
 FROZEN, LAST, FIRST = (
     "accuracy of actions, context frozen",
     "normalised return, last episodes",

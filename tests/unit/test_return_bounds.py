@@ -26,6 +26,7 @@ def test_keyed_bandit_is_bounded_by_published_accuracies():
         known = np.array([0.25, 0.526, 0.646, 0.811, 0.926, 1, 1])
         assert bound.accuracies == pytest.approx(known, abs=6e-4)
         assert bound.returns == pytest.approx((known - 0.25) / 0.75, abs=1e-3)
+        assert bound.told == pytest.approx(np.minimum(shares, 1) * 2 * family.episode_len)
         assert bound.own_episode
     assert not KeyedBanditFamily(4, 4, n_tasks=5, order="sampled").return_bound(shares).own_episode
 
