@@ -12,8 +12,8 @@ import torch
 from gymnasium.spaces import Box
 
 from ad.batches import TripleSource
+from ad.losses import masked_mean
 from ad.model import InContextModel
-from ad.objectives import masked_mean
 from ad.policy import Policy
 from ad.rollout import rollout
 from base.ranges import AtLeast, Between, Distinct, PlainName

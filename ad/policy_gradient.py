@@ -13,10 +13,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from ad.losses import ObjectiveError, auxiliary_loss, masked_mean
 from ad.model import InContextModel, Triple
-from ad.objectives import auxiliary_loss, masked_mean
 from ad.on_policy import Lived
-from ad.queries import ObjectiveError
 from ad.student import CADStudent
 from base.ranges import Above, AtLeast, Between
 from training.optim import StagedObjective

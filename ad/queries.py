@@ -8,16 +8,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from base.errors import UserError
+from ad.losses import ObjectiveError
 from nets.regions import Regions
 from nets.spaces import FieldSpec
 
 MOST_QUERIES = 1024
 """The most observations that all are asked about in every update."""
-
-
-class ObjectiveError(UserError):
-    """A loss that cannot be computed in this family."""
 
 
 def all_observations(spec: FieldSpec) -> Tensor:

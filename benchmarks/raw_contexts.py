@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from benchmarks.speed import random_triple
 from pipelines.common import open_run
 from pipelines.config import RunConfig

@@ -60,7 +60,8 @@ def phase(name: str, n_tasks: int, n_steps: int, folder: Path) -> None:
     import torch
 
     from ad.batches import SamplingConfig, TripleSource
-    from ad.objectives import ActionObjective, LossConfig
+    from ad.losses import LossConfig
+    from ad.objectives import ActionObjective
     from ad.student import CADStudent
     from ad.student_config import StudentConfig
     from histories.collection import CollectSettings, collect

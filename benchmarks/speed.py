@@ -21,8 +21,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rich.console import Console
 from rich.table import Table
 
+from ad.losses import LossConfig
 from ad.model import Triple
-from ad.objectives import ActionObjective, LossConfig
+from ad.objectives import ActionObjective
 from ad.student import CADStudent
 from ad.student_config import StudentConfig
 from nets.regions import Regions, Steps

@@ -21,8 +21,9 @@ from rich.table import Table
 
 from ad.batches import SamplingConfig, TripleSource
 from ad.decoder import DecoderConfig
+from ad.losses import LossConfig
 from ad.model import ModelConfig
-from ad.objectives import ActionObjective, LossConfig
+from ad.objectives import ActionObjective
 from ad.student import CADStudent
 from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from ad.batches import SamplingConfig
 from ad.decoder import DecoderConfig
 from ad.evaluate import EvaluateConfig, ValidationConfig
+from ad.losses import LossConfig
 from ad.model import ModelConfig
-from ad.objectives import LossConfig, PretrainLossConfig
+from ad.objectives import PretrainLossConfig
 from ad.on_policy import RolloutsConfig
 from ad.policy_gradient import PolicyGradientLossConfig
 from base.ranges import Above, AtLeast, Between, Choices, Distinct, NonEmpty, PathText, PlainName

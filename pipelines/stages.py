@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ad.objectives import LossConfig
+from ad.losses import LossConfig
 from base.errors import UserError
 from base.hashes import config_hash, content_hash
 from compression.compressor import compressor_class

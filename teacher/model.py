@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ad.losses import auxiliary_loss, masked_mean
 from ad.model import (
     InContextConfig,
     InContextModel,
@@ -27,7 +28,7 @@ from ad.model import (
     build_step_encoder,
     seeded_part,
 )
-from ad.objectives import LABELS_NAME, auxiliary_loss, masked_mean
+from ad.objectives import LABELS_NAME
 from base.errors import UserError
 from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between

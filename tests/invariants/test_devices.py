@@ -6,8 +6,9 @@ import torch
 from fixtures import make_student, make_teacher, make_triple, select
 
 from ad.evaluate import evaluate_policy
+from ad.losses import LossConfig
 from ad.model import Triple
-from ad.objectives import ActionObjective, LossConfig
+from ad.objectives import ActionObjective
 from ad.policy import ContextPolicy
 from compression.memory import MemoryConfig
 from nets.spaces import field_spec

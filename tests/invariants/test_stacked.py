@@ -9,7 +9,8 @@ from fixtures import make_sliding_window, make_student, make_table, make_teacher
 from safetensors.torch import load_file
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import ActionObjective, LossConfig, PretrainObjective
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective, PretrainObjective
 from compression.memory import MemoryConfig
 from teacher.model import RawContextObjective
 from training.checkpoint import latest_checkpoint

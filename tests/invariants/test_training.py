@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from training.checkpoint import (
     CheckpointError,
     latest_checkpoint,

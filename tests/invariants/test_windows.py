@@ -6,7 +6,8 @@ import torch
 from fixtures import REGION_LEN, make_apart, make_student, make_table
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from compression.memory import MemoryConfig
 from teacher.model import RawContextObjective
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fixtures import make_student, make_table, make_teacher
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from training.loop import fit
 from training.optim import OptimConfig
 

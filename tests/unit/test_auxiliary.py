@@ -16,7 +16,8 @@ from fixtures import (
 
 from ad.auxiliary import AheadHead, ReturnHead, later, reached_after, returns_to_go
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from nets.scaling import FieldScaling
 from pipelines.config import RunConfig
 from probes.reading import return_error

@@ -11,7 +11,8 @@ import torch
 from fixtures import REGION_LEN, WIDTH, make_regions, make_student, make_triple
 from vector_quantize_pytorch import FSQ
 
-from ad.objectives import ActionObjective, LossConfig, PretrainObjective
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective, PretrainObjective
 from ad.student import CADStudent
 from compression.bottleneck import BOTTLENECKS, build_bottleneck
 from compression.codes import code_use

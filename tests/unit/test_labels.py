@@ -8,7 +8,8 @@ import torch
 from fixtures import CHOICE, ArrayTable, make_student, make_teacher, make_triple
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import LABELS_NAME, ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import LABELS_NAME, ActionObjective
 from ad.on_policy import Rollouts, RolloutsConfig
 from nets.regions import REGION_FIELDS
 from nets.spaces import field_spec

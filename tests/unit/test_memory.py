@@ -4,7 +4,8 @@ import pytest
 import torch
 from fixtures import REGION_LEN, WIDTH, make_regions, make_student, make_triple
 
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from ad.policy import ContextPolicy
 from compression.compressor import CompressorError
 from compression.latents import Latents

@@ -4,7 +4,8 @@ import pytest
 import torch
 from fixtures import REGION_LEN, WIDTH, make_regions, make_student, make_triple
 
-from ad.objectives import ActionObjective, LossConfig
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective
 from compression.at_test import AtTest, rounded
 from compression.bottleneck import build_bottleneck
 from compression.compressor import CompressorConfig, CompressorError

@@ -8,9 +8,10 @@ from fixtures import CELLS, CHOICE, NUMBERS, REGION_LEN, make_student, make_teac
 
 from ad.attention_matching import CrossInputs, attention_loss, cross_attentions
 from ad.full_context import full_context
+from ad.losses import LossConfig, ObjectiveError, divergence
 from ad.model import Triple
-from ad.objectives import ActionObjective, LossConfig, divergence
-from ad.queries import ObjectiveError, all_observations
+from ad.objectives import ActionObjective
+from ad.queries import all_observations
 from compression.memory import MemoryConfig
 from nets.actions import ActionDistribution
 from nets.regions import padded
@@ -40,6 +41,28 @@ def slow_kl(p, q):
         sum(a * (a / b).log() for a, b in zip(*row, strict=True)) for row in zip(p, q, strict=True)
     ]
     return float(sum(rows) / len(rows))
+
+
+@pytest.mark.parametrize("q", [0.3, 1.0])
+def test_the_generalised_cross_entropy_is_that_of_its_formula(q):
+    batch, student = make_triple(B), make_student()
+    parameters, query = student(batch).parameters.detach(), batch.query
+    p = parameters.softmax(-1).gather(-1, query.actions[..., None])[..., 0][query.mask]
+    loss, metrics = loss_of(batch, student, nll_power=q)
+    assert loss == pytest.approx(float(((1 - p**q) / q).mean()), rel=1e-4)
+    assert metrics["action_nll"] == pytest.approx(float(-p.log().mean()), rel=1e-4)
+    plain = loss_of(batch, student)[0]
+    assert plain == pytest.approx(metrics["action_nll"])
+    assert loss_of(batch, student, nll_power=1e-4)[0] == pytest.approx(plain, rel=1e-3)
+
+
+def test_only_probabilities_have_a_generalised_cross_entropy():
+    box = FieldSpec("vector", (1,), low=(-1.0,), high=(1.0,))
+    with pytest.raises(ObjectiveError, match="actions that are classes, but this family's are a"):
+        ActionObjective(make_student(action=box), LossConfig(nll_power=0.5))
+    for wrong in ({"alpha": 0.0, "beta": 1.0}, {"label_smoothing": 0.1}):
+        with pytest.raises(ValueError, match="recorded actions alone"):
+            LossConfig(nll_power=0.5, **wrong)
 
 
 def test_the_direction_of_the_divergence():

@@ -11,6 +11,7 @@ from fixtures import TORQUES, make_student
 from torch.distributions import Categorical
 
 from ad.decoder import DecoderConfig
+from ad.losses import ObjectiveError
 from ad.model import ModelConfig
 from ad.on_policy import OnPolicyError, Rollouts, RolloutsConfig
 from ad.policy_gradient import (
@@ -20,7 +21,6 @@ from ad.policy_gradient import (
     returns_to_go,
     signals,
 )
-from ad.queries import ObjectiveError
 from ad.student import CADStudent
 from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain

@@ -18,7 +18,8 @@ from fixtures import (
 from torch import nn
 
 from ad.batches import SamplingConfig, TripleSource
-from ad.objectives import ActionObjective, LossConfig, PretrainLossConfig, PretrainObjective
+from ad.losses import LossConfig
+from ad.objectives import ActionObjective, PretrainLossConfig, PretrainObjective
 from compression.latents import Latents
 from compression.prediction import PredictionHead
 from nets.scaling import FieldScaling

@@ -22,8 +22,9 @@ from fixtures import (
 from safetensors.torch import load_file
 from torch import nn
 
+from ad.losses import LossConfig, masked_mean
 from ad.model import ModelConfig, Output, Triple
-from ad.objectives import ActionObjective, LossConfig, PretrainObjective, masked_mean
+from ad.objectives import ActionObjective, PretrainObjective
 from ad.student import CADStudent
 from base.hashes import to_plain
 from compression.compressor import KINDS
