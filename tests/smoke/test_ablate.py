@@ -2,7 +2,10 @@
 
 import csv
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
+from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from test_stages import CONFIG
@@ -29,20 +32,32 @@ def ablate(*overrides, name="sweep.yaml"):
     run_main(main, ["--config", name, *overrides], config_class=sweep_or_list, flags=flags)
 
 
-def failing(capsys, *overrides):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
+def failing(*overrides):
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         ablate(*overrides)
     assert ended.value.code == 2
-    return capsys.readouterr()
+    return SimpleNamespace(out=out.getvalue(), err=err.getvalue())
+
+
+def write_files(folder):
+    (folder / "base.yaml").write_text(CONFIG + "run_dir: run\n")
+    (folder / "sweep.yaml").write_text(SWEEP)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    (folder / "base.yaml").write_text(CONFIG + "run_dir: run\n")
-    (folder / "sweep.yaml").write_text(SWEEP)
+    write_files(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def told(workplace):
+    """What the sweep said when it first ran, one of its values having diverged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        return failing()
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +65,17 @@ def _there(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
 
 
-def test_a_dry_run_lists_cells_and_writes_nothing(workplace, capsys):
+def test_a_dry_run_lists_cells_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
     ablate("--dry-run")
     shown = capsys.readouterr().out
     assert "nothing is run" in shown
     assert "n_latents=1,alpha=0.5/seed_0" in shown.replace("\n", "")
-    assert {path.name for path in workplace.iterdir()} == {"base.yaml", "sweep.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"base.yaml", "sweep.yaml"}
 
 
-def test_cells_share_stages_and_a_failed_one_stops_no_other(workplace, capsys):
-    told = failing(capsys)
+def test_cells_share_stages_and_a_failed_one_stops_no_other(workplace, told):
     assert "2 of 10 jobs did not finish" in told.err
     for name in ("n_latents=1,alpha=1e+39/seed_0", "n_latents=2,alpha=1e+39"):
         assert name in told.err
@@ -78,14 +94,16 @@ def test_cells_share_stages_and_a_failed_one_stops_no_other(workplace, capsys):
     assert (workplace / "sweep/report/report.html").is_file()
 
 
-def test_run_again_only_what_is_missing_runs(workplace, capsys):
+@pytest.mark.usefixtures("told")
+def test_run_again_only_what_is_missing_runs(workplace):
     done = {p: p.stat().st_mtime_ns for p in (workplace / "store").glob("*/meta.json")}
     assert done
-    told = failing(capsys)
-    assert "2 of 2 jobs did not finish" in told.err
+    again = failing()
+    assert "2 of 2 jobs did not finish" in again.err
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
+@pytest.mark.usefixtures("told")
 def test_another_sweep_finds_what_is_there(workplace, capsys):
     ablate("--dry-run", "run_dir=other", "controls=[]", "grid={compressor.n_latents: [2]}")
     shown = capsys.readouterr().out
@@ -93,12 +111,14 @@ def test_another_sweep_finds_what_is_there(workplace, capsys):
     assert json.loads((workplace / "sweep/sweep.json").read_text())["base"] == "cells/base"
 
 
-def test_a_directory_of_another_sweep_is_refused(workplace, capsys):
-    told = failing(capsys, "grid={compressor.n_latents: [2]}")
-    assert "sweep belongs to a run with grid" in told.err
+@pytest.mark.usefixtures("told")
+def test_a_directory_of_another_sweep_is_refused():
+    refused = failing("grid={compressor.n_latents: [2]}")
+    assert "sweep belongs to a run with grid" in refused.err
 
 
-def test_a_sweep_may_be_compared_again(workplace, capsys):
+@pytest.mark.usefixtures("told")
+def test_a_sweep_may_be_compared_again(workplace):
     compare = import_module("pipelines.compare")
     page = workplace / "sweep/report/report.html"
     page.unlink()
