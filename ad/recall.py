@@ -6,12 +6,12 @@ acted under it. Shapes: n streams, L region length, T steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 
 from ad.batches import Table
 from ad.model import InContextModel
@@ -49,7 +49,7 @@ class FrozenPolicy(ContextPolicy):
         self._begin()
 
 
-TEMPERATURES = np.geomspace(1 / 16, 16, 33)
+TEMPERATURES = torch.logspace(-4, 4, 33, base=2, dtype=torch.float64)
 """At which probabilities are read; students of noisy histories say less than they know."""
 
 
@@ -70,17 +70,17 @@ class ToldBits:
 
     def __init__(self, policy: ContextPolicy, family: TaskFamily, tasks: Sequence[Task]) -> None:
         self.policy, self.family, self.tasks = policy, family, tasks
-        self._told = np.zeros(len(TEMPERATURES))
+        self._told = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
         self.reset, self.observe = policy.reset, policy.observe
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Return the policy's actions."""
         actions = self.policy.act(observations)
-        right = self.family.optimal_actions(self.tasks, observations)
-        logits = self.policy.offered.double().cpu().numpy()  # (n, A)
-        scaled = logits / TEMPERATURES[:, None, None]
-        logs = np.take_along_axis(log_softmax(scaled, axis=-1), right[None, :, None], axis=-1)
-        self._told += np.log2(logits.shape[-1]) + logs[..., 0].mean(-1) / np.log(2)
+        right = torch.as_tensor(self.family.optimal_actions(self.tasks, observations))
+        logits = self.policy.offered.double().cpu()  # (n, A)
+        logs = (logits / TEMPERATURES[:, None, None]).log_softmax(-1)
+        told = logs[:, torch.arange(len(right)), right].mean(-1)
+        self._told += (math.log(logits.shape[-1]) + told) / math.log(2)
         return actions
 
     @property
