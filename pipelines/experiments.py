@@ -12,6 +12,7 @@ Each entry is a run or a sweep, by what its file is; what is done is skipped.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,11 +45,13 @@ class Entry:
         config: YAML of a run or of a sweep; a path from here, or relative to the list.
         settings: Keys of that file that are otherwise here, dotted ones for those of sections.
         publish: Files of its comparison (a sweep's: its report) that are published.
+        needs: Modules beyond the usual libraries; where one is not installed it is left out.
     """
 
     config: Annotated[str, PathText()] = ""
     settings: dict[str, Any] = field(default_factory=dict)
     publish: Annotated[list[Annotated[str, PathText()]], Distinct()] = field(default_factory=list)
+    needs: Annotated[list[str], Distinct()] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,14 @@ class Experiment:
         file: Its YAML.
         config: What that holds, with the entry's settings.
         publish: Names of the files that are published.
+        absent: Modules it needs that are not installed.
     """
 
     name: str
     file: str
     config: RunConfig | SweepConfig
     publish: tuple[str, ...]
+    absent: tuple[str, ...]
 
     def folder(self) -> Path:
         """Where its tables and figures are."""
@@ -149,7 +154,8 @@ def _read(name: str, config: ExperimentsConfig, file: Path) -> Experiment:
     overrides = [override(key, value) for key, value in settings.items()]
     kind = SweepConfig if run_or_sweep(str(found)) == SWEEP_CONFIG else RunConfig
     own = load_config_for(kind, found, overrides, f"{where}.settings")
-    return Experiment(name, str(found), own, tuple(entry.publish))
+    absent = tuple(module for module in entry.needs if importlib.util.find_spec(module) is None)
+    return Experiment(name, str(found), own, tuple(entry.publish), absent)
 
 
 def run_all(config: ExperimentsConfig, file: str, *, dry_run: bool = False) -> None:
@@ -166,6 +172,9 @@ def run_all(config: ExperimentsConfig, file: str, *, dry_run: bool = False) -> N
     failed: dict[str, str] = {}
     for experiment in experiments:
         console.rule(experiment.name)
+        if experiment.absent:
+            console.print(f"left out: {_lacks(experiment)}")
+            continue
         try:
             experiment.run()
             publish(experiment, config.publish_to)
@@ -177,6 +186,10 @@ def run_all(config: ExperimentsConfig, file: str, *, dry_run: bool = False) -> N
             f"{len(failed)} of {len(experiments)} experiments did not finish: {', '.join(failed)}; "
             "their causes stand above, the same command runs what is missing."
         )
+
+
+def _lacks(experiment: Experiment) -> str:
+    return f"needs {', '.join(experiment.absent)}, not installed"
 
 
 def publish(experiment: Experiment, folder: str) -> None:
@@ -196,6 +209,9 @@ def publish(experiment: Experiment, folder: str) -> None:
 def _overview(experiments: list[Experiment]) -> Table:
     table = Table("experiment", "of", "stages", "done", box=None, pad_edge=False)
     for experiment in experiments:
+        if experiment.absent:
+            table.add_row(experiment.name, experiment.file, _lacks(experiment), "–")
+            continue
         stages = list(experiment.stages())
         done = sum(store.done(stage) for stage, store in stages)
         table.add_row(experiment.name, experiment.file, str(len(stages)), str(done))

@@ -147,18 +147,26 @@ experiments:
     config: sweep.yaml
     settings: {run_dir: good, controls: [], grid: {compressor.n_latents: [1, 2]}}
     publish: [sweep.csv]
+  elsewhere: {config: absent_extra.yaml, publish: [table.csv], needs: [no_such_module, json]}
 """
 
 
 def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, capsys):
     (workplace / "list.yaml").write_text(EXPERIMENTS)
+    # A family that cannot even be imported without what is not installed.
+    (workplace / "absent_extra.yaml").write_text(
+        "base: base.yaml\nrun_dir: elsewhere\nfamily: {target: 'no_such_module:Family'}\n"
+    )
     ablate("--dry-run", name="list.yaml")
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["diverging", "room", "latents"]
+    names = [line.split()[0] for line in shown.splitlines()[1:]]
+    assert names == ["diverging", "room", "latents", "elsewhere"]
+    assert "needs no_such_module, not installed" in shown
     with pytest.raises(SystemExit):
         ablate(name="list.yaml")
     told = capsys.readouterr()
-    assert "1 of 3 experiments did not finish: diverging" in told.err
+    assert "1 of 4 experiments did not finish: diverging" in told.err
+    assert "left out: needs no_such_module" in told.out
     assert (workplace / "published/room/table.csv").read_bytes() == (
         workplace / "run/comparison/table.csv"
     ).read_bytes()
