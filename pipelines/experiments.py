@@ -45,7 +45,8 @@ class Entry:
         config: YAML of a run or of a sweep; a path from here, or relative to the list.
         settings: Keys of that file that are otherwise here, dotted ones for those of sections.
         publish: Files of its comparison (a sweep's: its report) that are published.
-        needs: Modules beyond the usual libraries; where one is not installed it is left out.
+        needs: Top-level modules beyond the usual libraries; where one is not installed the entry
+            is left out.
     """
 
     config: Annotated[str, PathText()] = ""
@@ -148,6 +149,10 @@ def _read(name: str, config: ExperimentsConfig, file: Path) -> Experiment:
         )
     if outside := [p for p in entry.publish if Path(p).name != p]:
         raise ExperimentsError(f"{where}.publish: expected names of files, got {outside[0]!r}.")
+    if malformed := [module for module in entry.needs if not module.isidentifier()]:
+        raise ExperimentsError(
+            f"{where}.needs: expected names of top-level modules, got {malformed[0]!r}."
+        )
     settings = dict(entry.settings)
     if config.n_workers:
         settings["n_workers"] = config.n_workers

@@ -183,6 +183,7 @@ def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, caps
     [
         ("config: base.yaml", "config: absent.yaml", "experiments.room.config: expected the YAML"),
         ("[table.csv]", "[../table.csv]", "experiments.room.publish: expected names of files"),
+        ("no_such_module", "no_such.module", "experiments.elsewhere.needs: expected names of top"),
         ("methods: [student]", "method: 3", "experiments.room.settings: method: expected one of"),
         ("room: {config", "room: {configs", "unknown key"),
     ],
