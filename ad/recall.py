@@ -1,7 +1,7 @@
 """Recall: what a context alone makes of an episode, every method being given the same one.
 
 The context is k recorded regions of a held-out task's history; then it is frozen, and an episode is
-acted under it. Shapes: n streams, L region length, T steps.
+acted under it. Shapes: n streams, L region length.
 """
 
 from __future__ import annotations
