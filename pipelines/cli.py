@@ -8,6 +8,7 @@ which is also its `--help`. A stage's script calls `run_stage` above its imports
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import signal
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-from base.errors import as_user_error
+from base.errors import UserError, as_user_error
 from base.imports import many_imports
 
 RUN_CONFIG, SWEEP_CONFIG = "pipelines.config:RunConfig", "pipelines.sweep:SweepConfig"
@@ -58,7 +59,7 @@ def run_stage(
     doc = sys.modules["__main__"].__doc__
     with mistakes_told():  # all of it: a signal may come before and after `run_main`'s own
         stage_parser(f"pipelines.{name}", doc, flags).parse_intermixed_args()
-        with many_imports():
+        with many_imports(), missing_libraries_told():
             stage = importlib.import_module(f"pipelines.{name}").main
         run_main(stage, config_class=config_class, flags=flags)
         raise SystemExit(0)
@@ -98,6 +99,22 @@ def run_main(
         kind = getattr(importlib.import_module(module), name)
         with lock_scope():
             stage(load_config(kind, arguments.config, arguments.overrides), **extra)
+
+
+@contextlib.contextmanager
+def missing_libraries_told() -> Iterator[None]:
+    """Say in a sentence that this Python lacks what the stage imports, as any but ours does."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if not library or importlib.util.find_spec(library):
+            raise  # a module of ours, or of a library's: a defect
+        raise UserError(
+            f"{sys.executable} has no module {library}; run `source .venv/bin/activate` first, "
+            "after `make setup` made that environment, or install the project into this Python: "
+            "python -m pip install --constraint constraints.txt --editable ."
+        ) from error
 
 
 @contextlib.contextmanager

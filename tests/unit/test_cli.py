@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
@@ -143,6 +144,20 @@ def test_a_signal_while_the_command_line_is_read_is_an_interruption(monkeypatch,
         cli.run_stage("a_stage")
     assert ended.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_python_without_the_libraries_is_told_in_a_sentence(monkeypatch, capsys):
+    def without(name: str) -> NoReturn:
+        raise ModuleNotFoundError(f"No module named {name!r}", name="a_library.of_many")
+
+    monkeypatch.setattr(sys, "argv", ["a_stage", "--config", "a.yaml"])
+    monkeypatch.setattr(cli.importlib, "import_module", without)
+    with pytest.raises(SystemExit) as ended:
+        cli.run_stage("a_stage")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {sys.executable} has no module a_library; run `source")
 
 
 @pytest.mark.parametrize("name", ["-m", "a script"])
