@@ -96,7 +96,7 @@ def _write_task(reader: HistoriesReader, task: Task, dataset_id: str, out: Path,
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    folder = out / dataset_id / "data"
+    folder = out.absolute() / dataset_id / "data"  # Minari puts a relative one before itself
     folder.mkdir(parents=True)
     storage = MinariStorage.new(
         folder,

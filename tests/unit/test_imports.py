@@ -298,8 +298,10 @@ def test_an_environment_that_draws_is_not_replayed(tmp_path):
 @pytest.mark.parametrize(
     "file_format", [pytest.param("minari", marks=pytest.mark.slow), "datasets"]
 )
-def test_exported_and_imported_again_is_the_same(own, tmp_path, file_format):
-    target = tmp_path / "out"
+def test_exported_and_imported_again_is_the_same(own, tmp_path, monkeypatch, file_format):
+    own = own.absolute()
+    monkeypatch.chdir(tmp_path)
+    target = Path("out")  # relative, as one types it
     export_histories(own, ExportConfig(file_format, str(target)))
     summary = imported(tmp_path, target, format=file_format)
     assert_equal(arrays_of(own), arrays_of(summary.path))
