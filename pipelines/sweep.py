@@ -197,9 +197,13 @@ def _base_file(config: SweepConfig, file: Path) -> Path:
 
 
 def _values(axis: str, given: Any) -> dict[Any, Mapping[str, Any]]:
-    """Return the settings of each value of an axis, by the value (or its label)."""
-    if isinstance(given, Mapping) and given and all(isinstance(v, Mapping) for v in given.values()):
-        return {label: _settings(settings) for label, settings in given.items()}
+    """Return the settings of each value of an axis, by the value (or its label, unless null)."""
+    if isinstance(given, Mapping):
+        wanted = {label: of for label, of in given.items() if of is not None}
+        if not wanted:
+            raise SweepError(f"grid.{axis}: nothing is left of {axis}; give settings to a label.")
+        if all(isinstance(settings, Mapping) for settings in wanted.values()):
+            return {label: _settings(settings) for label, settings in wanted.items()}
     values = list(_range(axis, given)) if isinstance(given, Mapping) else given
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise SweepError(

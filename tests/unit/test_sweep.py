@@ -101,6 +101,13 @@ def test_labelled_settings_and_methods_are_axes_too(sweep):
     assert "student/evaluate" not in last
 
 
+def test_a_label_set_to_null_is_left_out(sweep):
+    text = "grid: {size: {small: {compressor.n_latents: 1}, large: {compressor.n_latents: 4}}}"
+    assert sweep(text, "grid.size.large=null").axes["size"] == ("small",)
+    with pytest.raises(SweepError, match="nothing is left of size"):
+        sweep(text, "grid.size.large=null", "grid.size.small=null")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
