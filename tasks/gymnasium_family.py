@@ -9,13 +9,13 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import FlattenObservation
 
 from base.errors import UserError
 from base.imports import ImportPathError, import_object
 from tasks.distributions import varied_values
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
+from tasks.packed import with_packed_observations
 
 ATTRIBUTE, OF_WRAPPER = "unwrapped.", "wrappers."
 MOST_PROCESSES = 512
@@ -29,7 +29,7 @@ class GymnasiumFamily:
     A name that begins with `unwrapped.` is an attribute of the unwrapped environment, such as
     `unwrapped.force_mag` of CartPole, and is set once the environment is made; `wrappers.0.order`
     is the argument `order` of the first wrapper; any other name is a keyword argument. Dict and
-    Tuple observations are flattened. Random returns are estimated by seeded rollouts.
+    Tuple observations are packed. Random returns are estimated by seeded rollouts.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class GymnasiumFamily:
                     f"wrapper {target!r} refuses {self._env_id!r} with {settings}: {error}"
                 ) from error
         if isinstance(env.observation_space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
-            env = FlattenObservation(env)
+            env = with_packed_observations(env)
         if self._space is not None and env.observation_space != self._space:
             raise FamilyError(
                 f"task {task.name} of {self._env_id!r} has the observation space "

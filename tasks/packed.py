@@ -34,6 +34,14 @@ class PackedSpace(spaces.Box):
         )
         super().__init__(low, high, dtype=np.float32)
 
+    def one_hot(self, rows: np.ndarray) -> np.ndarray:
+        """Rows `(n, W)` for networks that know no parts, float32 `(n, F)`: classes one-hot."""
+        ends = np.cumsum([_width(part) for _, part in self.parts])
+        pieces = np.split(np.asarray(rows, dtype=np.float32), ends[:-1], axis=-1)
+        return np.concatenate(
+            [_one_hot(part, piece) for (_, part), piece in zip(self.parts, pieces, strict=True)], -1
+        )
+
 
 def parts_of(space: gymnasium.Space, name: str = "") -> Parts:
     """Name and space of every part that is no Dict or Tuple itself."""
@@ -57,6 +65,12 @@ def pack(space: gymnasium.Space, value: Any) -> np.ndarray:
         entries = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
         return np.concatenate([pack(inner, value[key]) for key, inner in entries])
     return np.asarray(value, dtype=np.float32).reshape(-1)
+
+
+def with_packed_observations(env: gymnasium.Env) -> gymnasium.Env:
+    """The environment, its observations packed; raises FamilyError where a part has no numbers."""
+    space = env.observation_space
+    return TransformObservation(env, partial(pack, space), PackedSpace(space))
 
 
 def unpack(space: gymnasium.Space, rows: np.ndarray) -> Any:
@@ -94,8 +108,7 @@ class PackedFamily:
 
     def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
         """One environment of packed observations."""
-        env = self.family.make_env(task, render_mode)
-        return TransformObservation(env, partial(pack, self.inner_space), self.observation_space)
+        return with_packed_observations(self.family.make_env(task, render_mode))
 
     def make_vector_env(self, tasks: Sequence[Task]) -> VectorEnv:
         """A SyncVectorEnv, one copy per entry, autoreset SAME_STEP."""
@@ -129,6 +142,16 @@ def packed(family: TaskFamily) -> TaskFamily:
 
 def _width(space: gymnasium.Space) -> int:
     return int(np.prod(space.shape or (), dtype=np.int64))
+
+
+def _one_hot(space: Any, values: np.ndarray) -> np.ndarray:
+    """Classes `(n, A)` of a part one-hot, axis by axis, `(n, sum of sizes)`; others as they are."""
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return values
+    sizes = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    classes = values - np.ravel(space.start)
+    hot = [np.arange(size) == classes[..., axis, np.newaxis] for axis, size in enumerate(sizes)]
+    return np.concatenate(hot, -1).astype(np.float32)
 
 
 def _bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -3,16 +3,17 @@
 Apart from tasks/vector.py so that acting and evaluating do not import stable-baselines3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from tasks.family import FamilyError
+from tasks.packed import PackedSpace
 from tasks.vector import final_observations
 
 
@@ -21,7 +22,8 @@ class SB3VecEnv(VecEnv):
 
     At an episode's end `infos[i]["terminal_observation"]` holds the true last observation and
     `infos[i]["TimeLimit.truncated"]` whether it was cut off rather than terminated, as SB3's
-    algorithms expect. Classes counted from elsewhere than 0, which SB3 does not know, are shifted.
+    algorithms expect. Classes counted from elsewhere than 0, which SB3 does not know, are shifted;
+    of packed observations they are one-hot.
 
     Attributes:
         last_transition: What the last step was in the wrapped environment's own terms: fields
@@ -39,9 +41,9 @@ class SB3VecEnv(VecEnv):
         self.env = env
         self.last_transition: dict[str, np.ndarray] = {}
         self._observed, self._actions = np.zeros(0), np.zeros(env.num_envs)
-        spaces = env.single_observation_space, env.single_action_space
-        self._starts = [_start(space) for space in spaces]
-        super().__init__(env.num_envs, *map(_from_zero, spaces))
+        shown, self._shown = _for_sb3(env.single_observation_space)
+        self._start = _start(env.single_action_space)
+        super().__init__(env.num_envs, shown, _from_zero(env.single_action_space))
 
     def reset(self) -> np.ndarray:
         """Reset every copy; observations `(n, ...)`."""
@@ -49,11 +51,11 @@ class SB3VecEnv(VecEnv):
         observations, _ = self.env.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
         self._reset_seeds()
         self._observed = observations
-        return observations - self._starts[0]
+        return self._shown(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep actions `(n, ...)` for `step_wait`."""
-        self._actions = actions + self._starts[1]
+        self._actions = actions + self._start
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Observations `(n, ...)`, rewards `(n,)` float32, dones `(n,)` bool, `n` infos."""
@@ -62,9 +64,10 @@ class SB3VecEnv(VecEnv):
         dones = terminated | truncated
         sb3_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         true_next = final_observations(observations, infos)
+        shown_next = self._shown(true_next)
         for index in np.flatnonzero(dones):
             sb3_infos[index] = {
-                "terminal_observation": true_next[index] - self._starts[0],
+                "terminal_observation": shown_next[index],
                 "TimeLimit.truncated": bool(truncated[index]),
             }
         self.last_transition = {
@@ -76,7 +79,7 @@ class SB3VecEnv(VecEnv):
             "truncated": truncated,
         }
         self._observed = observations
-        return observations - self._starts[0], rewards.astype(np.float32), dones, sb3_infos
+        return self._shown(observations), rewards.astype(np.float32), dones, sb3_infos
 
     def close(self) -> None:
         """Close the wrapped environment."""
@@ -110,6 +113,17 @@ class SB3VecEnv(VecEnv):
 def _start(space: gymnasium.Space) -> Any:
     """What classes are counted from, of the dtype of the values; 0 for other spaces."""
     return np.asarray(getattr(space, "start", 0), dtype=space.dtype)
+
+
+def _for_sb3(
+    space: gymnasium.Space,
+) -> tuple[gymnasium.Space, Callable[[np.ndarray], np.ndarray]]:
+    """Return the space of what SB3 is shown, and what makes it of observations `(n, ...)`."""
+    if isinstance(space, PackedSpace):
+        width = space.one_hot(np.zeros((1, *space.shape))).shape[1]
+        return Box(-np.inf, np.inf, (width,), np.float32), space.one_hot
+    start = _start(space)
+    return _from_zero(space), lambda observations: observations - start
 
 
 def _from_zero(space: gymnasium.Space) -> gymnasium.Space:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from histories.schema import History
 from histories.sources import SourceError, SourceJob
+from tasks.packed import PackedSpace
 from teacher.playing import play
 from teacher.ppo_config import SourceConfig
 
@@ -181,6 +182,8 @@ def _advantages(
 
 def _features(space: gymnasium.Space, observations: np.ndarray) -> Tensor:
     """What networks are fed: classes one-hot, axis by axis, anything else as flat floats."""
+    if isinstance(space, PackedSpace):
+        return torch.from_numpy(space.one_hot(observations))
     if isinstance(space, Discrete | MultiDiscrete):
         sizes = np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec.ravel())
         classes = torch.from_numpy(np.asarray(observations - space.start, dtype=np.int64))

@@ -24,6 +24,7 @@ from tasks.bandit_search import UCBPolicy
 from tasks.darkroom import DarkRoomFamily
 from tasks.family import FamilyError, Task, load_family
 from tasks.packed import PackedSpace, pack, unpack
+from tasks.sb3_vec_env import SB3VecEnv
 from teacher.labels import ExpertLabeller
 from teacher.monte_carlo import MonteCarloActions, MonteCarloConfig
 
@@ -305,10 +306,56 @@ def test_a_family_of_dict_observations_is_packed_when_loaded():
     assert ((result.returns >= 3) & (result.returns <= 6)).all()
 
 
+def test_networks_that_know_no_parts_see_what_gymnasium_flattens_to():
+    MIXED.seed(0)
+    values = [MIXED.sample() for _ in range(20)]
+    rows = np.stack([pack(MIXED, value) for value in values])
+    flat = np.stack([spaces.flatten(MIXED, value) for value in values])
+    np.testing.assert_array_equal(PackedSpace(MIXED).one_hot(rows), flat)
+
+
+class Told(Mixed):
+    observation_space = spaces.Dict({"mission": spaces.Text(9)})
+
+    def __init__(self):
+        super().__init__()
+
+
+gymnasium.register("Told-v0", Told)
+gymnasium.register("Mixed-v0", Mixed, max_episode_steps=3)
+
+
+def test_a_gymnasium_id_of_dict_observations_is_encoded_part_by_part():
+    family = load_family(
+        "tasks.gymnasium_family:GymnasiumFamily", {"env_id": "Mixed-v0", "grid": {"seed": [0, 1]}}
+    )
+    parts = field_spec(family.observation_space, "observation").parts
+    assert {name: spec.kind for name, spec in parts} == {
+        "inner.0": "vector",
+        "inner.1": "classes",
+        "place": "classes",
+        "switches": "classes",
+        "view": "image",
+    }
+    learner = SB3VecEnv(family.make_vector_env(family.tasks()))
+    shown = [learner.reset()]
+    for _ in range(4):
+        observations, _, dones, infos = learner.step(np.array([0, 1]))
+        shown.append(observations)
+        if dones.all():
+            shown.append(np.stack([info["terminal_observation"] for info in infos]))
+    width = spaces.flatdim(MIXED)
+    assert [each.shape for each in shown] == [(2, width)] * 6
+    assert learner.observation_space == spaces.Box(-np.inf, np.inf, (width,))
+    assert learner.last_transition["observations"].shape == (2, 3 + 2 + 2 + 16)
+
+
 def test_what_cannot_be_encoded_is_refused_by_name():
     text = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Tuple((spaces.Text(3),))})
     with pytest.raises(FamilyError, match=r"part 'b\.0' is Text"):
         PackedSpace(text)
+    with pytest.raises(FamilyError, match=r"part 'mission' is Text"):
+        load_family("tasks.gymnasium_family:GymnasiumFamily", {"env_id": "Told-v0"})
     flat = PackedSpace(spaces.Dict({"a": spaces.Discrete(2), "c": spaces.Box(0, 1, (2, 2))}))
     with pytest.raises(SpaceError, match="observation part c Box"):
         field_spec(flat, "observation")
