@@ -34,6 +34,10 @@ class PackedSpace(spaces.Box):
         )
         super().__init__(low, high, dtype=np.float32)
 
+    def __repr__(self) -> str:
+        """Name and space of every part."""
+        return f"Parts({', '.join(f'{name}: {space}' for name, space in self.parts)})"
+
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
         """Rows `(n, W)` for networks that know no parts, float32 `(n, F)`: classes one-hot."""
         ends = np.cumsum([_width(part) for _, part in self.parts])

@@ -329,6 +329,7 @@ def test_a_gymnasium_id_of_dict_observations_is_encoded_part_by_part():
     family = load_family(
         "tasks.gymnasium_family:GymnasiumFamily", {"env_id": "Mixed-v0", "grid": {"seed": [0, 1]}}
     )
+    assert str(family.observation_space).startswith("Parts(inner.0: Box(-2.0, 2.0, (2,), float32),")
     parts = field_spec(family.observation_space, "observation").parts
     assert {name: spec.kind for name, spec in parts} == {
         "inner.0": "vector",
