@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from compression.bottleneck import BOTTLENECKS, bottleneck_class
 from compression.memory import MEMORIES, memory_class
+from pipelines.methods import METHODS
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -180,7 +181,9 @@ def _check_capacity(config: RunConfig) -> None:
 
 
 def _check_losses(config: RunConfig) -> None:
-    """What losses ask of the models is what the models are."""
+    """What losses ask of the models is what the models are, where a student is trained."""
+    if config.method in METHODS and "distill" not in METHODS[config.method].stages:
+        return
     frozen = config.distill.freeze_compressor and config.pretrain.enabled
     stages = {"distill": config.distill} | (
         {"finetune": config.finetune} if config.finetune.enabled else {}

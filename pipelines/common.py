@@ -195,13 +195,22 @@ def open_tasks(config: RunConfig) -> tuple[TaskFamily, Split]:
     """Build a configuration's tasks and their split.
 
     Raises:
-        UserError: The family cannot be made, nobody can encode its spaces, or the split is refused.
+        UserError: The family cannot be made, nobody can encode its spaces, the split is refused, or
+            a rollout asks for more training tasks than there are.
     """
     family = load_family(config.family.target, config.family.kwargs)
     field_spec(family.observation_space, f"{type(family).__name__}.observation_space:")
     field_spec(family.action_space, f"{type(family).__name__}.action_space:")
     check_family(family)
-    return family, make_split(family.tasks(), **split_settings(config))
+    split = make_split(family.tasks(), **split_settings(config))
+    for name in ("policy_gradient", "on_policy"):
+        stage = getattr(config, name)
+        if stage.enabled and stage.rollouts.n_tasks > len(split.train):
+            raise StageError(
+                f"{name}.rollouts.n_tasks is {stage.rollouts.n_tasks}, but the split has "
+                f"{len(split.train)} training tasks; give at most as many, or hold fewer out."
+            )
+    return family, split
 
 
 def histories_file(config: RunConfig) -> Path:

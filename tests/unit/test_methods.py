@@ -1,6 +1,9 @@
 """Records of methods and stages: that they fit together, and what they make of a configuration."""
 
 import dataclasses
+from pathlib import Path
+
+import pytest
 
 from compression.memory import MemoryConfig
 from pipelines.config import RunConfig
@@ -8,6 +11,10 @@ from pipelines.methods import METHODS, TRAINED, UNTRAINED, controls_of, untraine
 from pipelines.stages import STAGES, own_config
 from tasks.darkroom import DarkRoomFamily
 from tasks.family import FamilyError
+from training.config import load_config
+
+ROOT = Path(__file__).parents[2]
+SEE_THEIR_REGION = {"long_context", "idt", "previous_region", "whole_history", "sliding_window"}
 
 
 def test_a_chain_is_of_training_stages_in_their_order():
@@ -76,3 +83,16 @@ def test_the_window_slides_over_as_many_steps_as_the_student_attends_to_tokens()
     teacher = own_config(alone).teacher
     assert teacher.kwargs == {"window": 2 * config.compressor.n_latents + 1}
     assert teacher.sees == "region"
+
+
+def test_a_raw_context_is_not_asked_what_a_student_learns_from():
+    asked = load_config(
+        RunConfig,
+        ROOT / "configs/small_bandit.yaml",
+        ["distill.loss.queries=all", "distill.loss.beta=1.0"],
+    )
+    for method in TRAINED:
+        own = own_config(dataclasses.replace(asked, method=method))
+        assert ("region" in own.teacher.sees) == (method in SEE_THEIR_REGION), method
+    with pytest.raises(ValueError, match=r"queries is all, but teacher\.sees=region"):
+        dataclasses.replace(asked, teacher=asked.long_context)

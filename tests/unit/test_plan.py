@@ -5,6 +5,7 @@ import pytest
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, untrained_of
 from pipelines.plan import StackedStage, plan, stacked
+from pipelines.stages import StageError
 from tasks.darkroom import DarkRoomFamily
 from training.config import load_config
 
@@ -202,3 +203,11 @@ def test_training_stages_of_all_seeds_can_be_one_job_each(planned):
         done.add(job.name)
     alone = list(planned("methods=[student]").values())
     assert stacked(alone) == alone
+
+
+def test_rollouts_of_more_tasks_than_are_trained_on_are_refused_before_anything_runs(planned):
+    assert planned("policy_gradient.enabled=true", "policy_gradient.rollouts.n_tasks=6")
+    with pytest.raises(
+        StageError, match=r"on_policy\.rollouts\.n_tasks is 12, .* 6 training tasks"
+    ):
+        planned("on_policy.enabled=true", "on_policy.rollouts.n_tasks=12", "on_policy.loss.beta=1")
