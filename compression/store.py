@@ -26,6 +26,8 @@ from compression.neighbours import nearest
 
 FORMAT_VERSION = 1
 META = "store"
+SEARCHED = 64
+"""Entries faiss keeps in view while it searches; of random latents its own 16 find four fifths."""
 MANY = 100_000
 """Entries beyond which an approximate index is worth its extra."""
 
@@ -210,6 +212,7 @@ class LatentStore:
                     "'.[search]', or leave approximate out."
                 ) from error
             self._index = faiss.IndexHNSWFlat(entries.shape[1], 32)
+            self._index.hnsw.efSearch = SEARCHED
             self._index.add(entries.numpy())
         return self._index
 
