@@ -21,9 +21,9 @@ import torch
 from ad.losses import LossConfig
 from ad.objectives import ActionObjective
 from benchmarks.speed import random_triple
-from pipelines.common import open_run
 from pipelines.config import RunConfig
 from pipelines.models import build_model, policy_of
+from pipelines.opening import open_run
 from pipelines.stages import N_STREAMS, STAGES, evaluated
 from probes.cost import acting_cost
 from reports.files import write_csv

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from histories.collection import HISTORIES_NAME
 from histories.triples import build_triples
-from pipelines.common import open_run
 from pipelines.config import RunConfig
+from pipelines.opening import open_run
 from pipelines.stages import STAGES
 from training.run_dir import mark_done, stage_done
 

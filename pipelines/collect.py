@@ -33,8 +33,9 @@ from histories.collection import (
     one_after_another,
 )
 from histories.curves import curve_table
-from pipelines.common import Run, open_run
+from pipelines.common import Run
 from pipelines.config import RunConfig
+from pipelines.opening import open_run
 from pipelines.stages import STAGES
 from teacher.sources import make_sources
 from training.jobs import Job, JobResult, Listener, run_jobs

@@ -19,9 +19,10 @@ from dataclasses import astuple, fields, replace
 import torch
 
 from base.files import atomic_file
-from pipelines.common import Run, open_run
+from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.models import build_model, policy_of
+from pipelines.opening import open_run
 from pipelines.stages import HISTORY_REGIONS, N_STREAMS, STAGES
 from probes.cost import Cost, acting_cost
 from training.run_dir import mark_done, stage_done

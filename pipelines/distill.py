@@ -13,11 +13,12 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.common import Run, fit_statistics, open_run
+from pipelines.common import Run, fit_statistics
 from pipelines.config import DistillConfig, FinetuneConfig, OnPolicyConfig, RunConfig
 from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import build_model, load_compressor, load_teacher
+from pipelines.opening import open_run
 from pipelines.stages import chain, check_method
 
 ActionStage = DistillConfig | FinetuneConfig | OnPolicyConfig

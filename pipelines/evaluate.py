@@ -26,11 +26,12 @@ from ad.policy import ContextPolicy, Policy
 from base.files import write_json, write_npy
 from base.hashes import config_hash
 from base.seeding import derive
-from pipelines.common import Run, open_run, source
+from pipelines.common import Run, source
 from pipelines.config import RunConfig
 from pipelines.given_contexts import GIVEN_FACTS, given_contexts
 from pipelines.methods import METHODS, Method
 from pipelines.models import load_model, load_teacher, policy_of
+from pipelines.opening import open_run
 from pipelines.stages import STAGES, chain, evaluated, has_teacher
 from probes.reading import fresh_reconstruction, return_error
 from tasks.family import Task, information_bits

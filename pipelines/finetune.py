@@ -13,12 +13,13 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.common import N_CODED_REGIONS, Run, fitting_regions, open_run
+from pipelines.common import N_CODED_REGIONS, Run, fitting_regions
 from pipelines.config import RunConfig
 from pipelines.distill import action_objective
 from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import load_model
+from pipelines.opening import open_run
 from pipelines.stages import check_method
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from histories.imports import import_histories
 from histories.regions import MarkerRule
-from pipelines.common import open_tasks
 from pipelines.config import RunConfig
+from pipelines.opening import open_tasks
 from pipelines.stages import StageError
 
 

@@ -17,13 +17,13 @@ from functools import partial
 
 from ad.objectives import ActionObjective
 from ad.student import CADStudent
-from pipelines.common import open_run
 from pipelines.config import RunConfig
 from pipelines.distill import action_objective
 from pipelines.fitting import Training, train
 from pipelines.labels import rollout_labels
 from pipelines.methods import through
 from pipelines.models import load_model
+from pipelines.opening import open_run
 from pipelines.policy_gradient import rollouts_of
 from pipelines.stages import check_enabled, check_method, stage_before
 

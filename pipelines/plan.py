@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.common import Run, check_models, open_tasks
+from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.methods import TRAINED, untrained_of
+from pipelines.opening import check_models, open_tasks
 from pipelines.stages import STAGES, Inputs, Stage, before
 from tasks.splits import Split
 from training.locks import lock_scope

@@ -20,11 +20,12 @@ from ad.on_policy import Rollouts, RolloutsConfig, Signals
 from ad.policy_gradient import PolicyGradientObjective, signals
 from ad.student import CADStudent
 from base.seeding import derive
-from pipelines.common import Run, open_run
+from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import load_model
+from pipelines.opening import open_run
 from pipelines.stages import check_enabled, check_method, stage_before
 from training.optim import OptimConfig
 

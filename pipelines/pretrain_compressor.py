@@ -19,11 +19,12 @@ from ad.model import Triple
 from ad.objectives import PretrainObjective
 from ad.student import CADStudent
 from compression.compressor import compressor_class
-from pipelines.common import Run, fit_statistics, open_run, source
+from pipelines.common import Run, fit_statistics, source
 from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import build_model
+from pipelines.opening import open_run
 from pipelines.stages import StageError, check_method, own_config
 
 

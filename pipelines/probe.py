@@ -25,10 +25,11 @@ from ad.policy import Policy
 from ad.student import CADStudent
 from base.files import write_json
 from base.seeding import derive
-from pipelines.common import Run, open_run, source
+from pipelines.common import Run, source
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, through
 from pipelines.models import load_student, load_teacher, policy_of
+from pipelines.opening import open_run
 from pipelines.stages import check_method
 from probes.latents import (
     attention_on_rewards,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from pipelines.common import open_run
 from pipelines.config import RunConfig
+from pipelines.opening import open_run
 from pipelines.plan import PlannedStage, StackedStage, plan, stacked
 from pipelines.stages import DATA_STAGES, StageError
 from training.jobs import Job, run_jobs

@@ -25,10 +25,11 @@ from ad.student import CADStudent
 from base.errors import UserError
 from base.files import atomic_dir
 from base.hashes import check_checksums, write_checksums
-from pipelines.common import Run, open_run, split_settings
+from pipelines.common import Run, split_settings
 from pipelines.config import RunConfig
 from pipelines.methods import through
 from pipelines.models import load_student
+from pipelines.opening import open_run
 from pipelines.stages import StageError, check_method
 from tasks.family import Task
 

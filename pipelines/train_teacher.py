@@ -14,11 +14,12 @@ if __name__ == "__main__":  # above the imports, so that --help waits for none o
 from dataclasses import replace
 
 from ad.model import InContextModel
-from pipelines.common import Run, fit_statistics, open_run
+from pipelines.common import Run, fit_statistics
 from pipelines.config import RunConfig
 from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import build_model
+from pipelines.opening import open_run
 from pipelines.stages import check_method, own_config
 from teacher.model import RawContextObjective
 

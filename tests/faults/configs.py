@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pipelines.common
+import pipelines.opening
 from base.ranges import options_of
 from pipelines.config import RunConfig
 from pipelines.sweep import SweepConfig, lay_out
@@ -148,10 +149,10 @@ def opens(config: RunConfig, _: Path) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         if "rubbish" not in config.run_dir and config.run_dir.startswith("/"):
             config = replace(config, run_dir=f"{folder}/run")
-        family, split = pipelines.common.open_tasks(config)
+        family, split = pipelines.opening.open_tasks(config)
         bare_run = pipelines.common.Run(config, Path(folder), family, split, None)  # type: ignore
         methods = list(dict.fromkeys([*config.methods, config.method]))
-        pipelines.common.check_models(bare_run, methods)
+        pipelines.opening.check_models(bare_run, methods)
         return check_sources(config)
 
 

@@ -12,6 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import pipelines.common
+import pipelines.opening
 from ad.policy import RandomPolicy
 from ad.rollout import rollout
 from compression.bottleneck import Bottleneck
@@ -279,7 +280,7 @@ def cases(work: Path, seed: int) -> list[Case]:
 def use_family(file: Path, how: str, seed: int) -> str | None:
     target = [f'family.target="{__name__}:Hostile"', f"family.kwargs={{how: {how!r}}}"]
     config = load_config(RunConfig, file, target)
-    family, split = pipelines.common.open_tasks(config)
+    family, split = pipelines.opening.open_tasks(config)
     tasks: list[Task] = [family.tasks()[i] for i in split.validation]
     rollout(RandomPolicy(family), family, tasks, n_episodes=2, seed=seed)
     return f"silent: a family with {how} is played"
@@ -287,7 +288,7 @@ def use_family(file: Path, how: str, seed: int) -> str | None:
 
 def use_part(file: Path, key: str, name: str) -> str | None:
     config = load_config(RunConfig, file, [f'{key}="{__name__}:{name}"'])
-    family, split = pipelines.common.open_tasks(config)
+    family, split = pipelines.opening.open_tasks(config)
     run = pipelines.common.Run(config, file.parent, family, split, None)  # type: ignore
-    pipelines.common.check_models(run, ["student"])
+    pipelines.opening.check_models(run, ["student"])
     return f"silent: {name} is taken"

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from base.hashes import hashes_of, signed
 from pipelines import fitting
 from pipelines.cli import run_main
-from pipelines.common import open_run
 from pipelines.config import RunConfig
 from pipelines.methods import TRAINED, through, untrained_of
+from pipelines.opening import open_run
 from pipelines.plan import plan
 from pipelines.stages import STAGES
 from tasks.darkroom import DarkRoomFamily

@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from base.findings import Finding, as_line
 from pipelines.check_family import main
 from pipelines.cli import run_main
-from pipelines.common import open_run, open_tasks
 from pipelines.config import RunConfig
+from pipelines.opening import open_run, open_tasks
 from tasks.family import Task
 from tasks.family_check import Findings
 from tasks.family_findings import look_at, look_at_params

@@ -13,8 +13,8 @@ from ad.rollout import rollout
 from histories.regions import MarkerRule
 from histories.schema import check_history
 from histories.sources import SourceJob
-from pipelines.common import open_tasks
 from pipelines.config import RunConfig
+from pipelines.opening import open_tasks
 from tasks.bandits import BernoulliBanditFamily, KeyedBanditFamily
 from tasks.bounds import policy_returns
 from tasks.darkroom import DarkRoomFamily

@@ -12,8 +12,8 @@ from gymnasium.spaces import Box, Discrete
 
 from histories.collection import CollectSettings, collect, one_after_another
 from histories.store import open_histories
-from pipelines.common import open_run
 from pipelines.config import RunConfig
+from pipelines.opening import open_run
 from pipelines.stages import StageError
 from tasks.family import FamilyError
 from tasks.gymnasium_family import GymnasiumFamily

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from base.hashes import HASH_VERSION, config_hash, to_plain
-from pipelines.common import open_tasks
 from pipelines.config import FamilyConfig, RunConfig, SplitConfig
 from pipelines.methods import METHODS, TRAINED
+from pipelines.opening import open_tasks
 from pipelines.stages import STAGES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/defaults.yaml"

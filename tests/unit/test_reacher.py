@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ad.rollout import rollout
-from pipelines.common import open_tasks
 from pipelines.config import RunConfig
+from pipelines.opening import open_tasks
 from tasks.family import FamilyError, controller_of, load_family
 from training.config import load_config
 

@@ -32,11 +32,12 @@ from pipelines.cli import (
     stage_parser,
     sweep_or_list,
 )
-from pipelines.common import Run, check_models, open_tasks
+from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.demo import parser as demo_parser
 from pipelines.experiments import ExperimentsConfig, read
 from pipelines.models import build_model
+from pipelines.opening import check_models, open_tasks
 from pipelines.sweep import SweepConfig, lay_out
 from tasks.family import TaskFamily, load_family
 from tasks.search import search_policies

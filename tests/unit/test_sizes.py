@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import sizes
-from pipelines.common import open_run
 from pipelines.config import RunConfig
+from pipelines.opening import open_run
 from pipelines.stages import StageError
 from training.config import load_config
 
