@@ -212,12 +212,17 @@ def publish(experiment: Experiment, folder: str) -> None:
 
 
 def _overview(experiments: list[Experiment]) -> Table:
+    """What every experiment is made of, and how much of it is done; nothing is written."""
     table = Table("experiment", "of", "stages", "done", box=None, pad_edge=False)
     for experiment in experiments:
-        if experiment.absent:
-            table.add_row(experiment.name, experiment.file, _lacks(experiment), "–")
-            continue
-        stages = list(experiment.stages())
-        done = sum(store.done(stage) for stage, store in stages)
-        table.add_row(experiment.name, experiment.file, str(len(stages)), str(done))
+        try:
+            told = (_lacks(experiment), "–") if experiment.absent else _counts(experiment)
+        except UserError as error:
+            told = (str(error), "–")
+        table.add_row(experiment.name, experiment.file, *told)
     return table
+
+
+def _counts(experiment: Experiment) -> tuple[str, str]:
+    stages = list(experiment.stages())
+    return str(len(stages)), str(sum(store.done(stage) for stage, store in stages))

@@ -2,7 +2,7 @@
 
 What is done is skipped, what was interrupted goes on. On one process, independent stages run side
 by side in worker processes (`n_workers`); launched on several, each stage runs on all of them in
-turn.
+turn. With --dry-run only the list of stages is shown.
 """
 
 from __future__ import annotations
@@ -10,23 +10,29 @@ from __future__ import annotations
 if __name__ == "__main__":  # above the imports, so that --help waits for none of them
     from pipelines.cli import run_stage
 
-    run_stage("run")
+    run_stage("run", flags={"dry_run": "list the stages and what is done; run nothing"})
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from pipelines.config import RunConfig
 from pipelines.opening import open_run
 from pipelines.plan import PlannedStage, StackedStage, plan, stacked
 from pipelines.stages import DATA_STAGES, StageError
 from training.jobs import Job, run_jobs
+from training.run_dir import stage_done
 
 
-def main(config: RunConfig) -> None:
-    """Run every stage."""
+def main(config: RunConfig, *, dry_run: bool = False) -> None:
+    """Run every stage, or list them."""
+    if dry_run:
+        Console(highlight=False, markup=False).print(_overview(config))
+        return
     run = open_run(config, "run")
     stages = plan(config)
     for stage in stages:
@@ -50,6 +56,21 @@ def main(config: RunConfig) -> None:
         from pipelines import compare  # late: workers import this module too, and draw nothing
 
         compare.main(config)
+
+
+def _overview(config: RunConfig) -> Table:
+    """Every stage, and whether it is done; nothing is written."""
+    table = Table("stage", "", box=None, pad_edge=False)
+    found = list(plan(config))
+    n_done = 0
+    for stage in found:
+        folders = (Path(config.run_dir) / name for name in stage.folders)
+        done = all([stage_done(folder, stage.inputs) for folder in folders])
+        n_done += done
+        table.add_row(stage.name, "done" if done else "to do")
+    table.title = f"{config.run_dir}: {n_done} of {len(found)} stages done, nothing is run"
+    table.title_justify, table.title_style = "left", ""
+    return table
 
 
 def _stacks(config: RunConfig) -> bool:

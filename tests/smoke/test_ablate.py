@@ -162,6 +162,13 @@ def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, caps
     names = [line.split()[0] for line in shown.splitlines()[1:]]
     assert names == ["diverging", "room", "latents", "elsewhere"]
     assert "needs no_such_module, not installed" in shown
+    (workplace / "unplanned.yaml").write_text(
+        EXPERIMENTS.replace("needs: [no_such", "needs: [io]} #")
+    )
+    ablate("--dry-run", "only=[elsewhere, room]", name="unplanned.yaml")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "module 'no_such_module' cannot be imported" in told
+    assert told.split()[-4:-2] == ["room", "base.yaml"]
     with pytest.raises(SystemExit):
         ablate(name="list.yaml")
     told = capsys.readouterr()

@@ -339,6 +339,21 @@ def test_comparing_writes_a_table_of_all_methods(finished, config, capsys):
     shutil.rmtree(finished / "comparison")
 
 
+def test_a_dry_run_says_what_is_done_and_writes_nothing(finished, config, tmp_path, capsys):
+    run = import_module("pipelines.run").main
+    before = sorted(finished.rglob("*"))
+    flags = {"dry_run": ""}
+    capsys.readouterr()
+    for where, done in ((finished, "done"), (tmp_path / "nowhere", "to do")):
+        run_main(run, ["--config", str(config), "--dry-run", f"run_dir={where}"], flags=flags)
+        told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        stages = plan(load_config(RunConfig, config))
+        assert [line.split()[0] for line in told[2:]] == [stage.name for stage in stages]
+        assert all(line.endswith(f" {done}") for line in told[2:])
+    assert sorted(finished.rglob("*")) == before
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_second_run_does_nothing(finished, config, capsys):
     before = written(finished)
     run_everything(config, finished)

@@ -177,7 +177,8 @@ def test_command_parses(command: str, there: Path):
     called = STAGE_CALL.search(path.read_text())
     assert called
     assert called.group(1) == path.stem
-    flags = {"dry_run": ""} if given.training_script == "pipelines.ablate" else {}
+    dry = given.training_script in ("pipelines.ablate", "pipelines.run")
+    flags = {"dry_run": ""} if dry else {}
     stage = stage_parser(given.training_script, None, flags).parse_intermixed_args(
         given.training_script_args
     )
