@@ -31,7 +31,7 @@ from training.run_dir import stage_done
 def main(config: RunConfig, *, dry_run: bool = False) -> None:
     """Run every stage, or list them."""
     if dry_run:
-        Console(highlight=False, markup=False).print(_overview(config))
+        _show(config)
         return
     run = open_run(config, "run")
     stages = plan(config)
@@ -58,19 +58,22 @@ def main(config: RunConfig, *, dry_run: bool = False) -> None:
         compare.main(config)
 
 
-def _overview(config: RunConfig) -> Table:
-    """Every stage, and whether it is done; nothing is written."""
-    table = Table("stage", "", box=None, pad_edge=False)
-    found = list(plan(config))
-    n_done = 0
-    for stage in found:
-        folders = (Path(config.run_dir) / name for name in stage.folders)
-        done = all([stage_done(folder, stage.inputs) for folder in folders])
-        n_done += done
-        table.add_row(stage.name, "done" if done else "to do")
-    table.title = f"{config.run_dir}: {n_done} of {len(found)} stages done, nothing is run"
-    table.title_justify, table.title_style = "left", ""
-    return table
+def _show(config: RunConfig) -> None:
+    """Print every stage, and whether it is done; nothing is written."""
+    table = Table("stage", "", box=None, pad_edge=False, show_header=False)
+    done = {
+        stage.name: all(
+            [stage_done(Path(config.run_dir) / name, stage.inputs) for name in stage.folders]
+        )
+        for stage in plan(config)
+    }
+    for name, is_done in done.items():
+        table.add_row(name, "done" if is_done else "to do")
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(
+        f"{config.run_dir}: {sum(done.values())} of {len(done)} stages done; nothing is run"
+    )
 
 
 def _stacks(config: RunConfig) -> bool:

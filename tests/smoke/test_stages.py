@@ -348,8 +348,8 @@ def test_a_dry_run_says_what_is_done_and_writes_nothing(finished, config, tmp_pa
         run_main(run, ["--config", str(config), "--dry-run", f"run_dir={where}"], flags=flags)
         told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
         stages = plan(load_config(RunConfig, config))
-        assert [line.split()[0] for line in told[2:]] == [stage.name for stage in stages]
-        assert all(line.endswith(f" {done}") for line in told[2:])
+        assert [line.split()[0] for line in told[: len(stages)]] == [s.name for s in stages]
+        assert all(line.endswith(f" {done}") for line in told[: len(stages)])
     assert sorted(finished.rglob("*")) == before
     assert not (tmp_path / "nowhere").exists()
 
