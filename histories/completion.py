@@ -120,17 +120,23 @@ class Completion:
         self.told[text] = self.told.get(text, 0) + 1
 
     def _conform(self, fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Fields in the shapes and dtypes of the family's spaces, values unchanged."""
+        """Fields in the shapes and dtypes of the family's spaces, values unchanged.
+
+        But an end that is stated as terminated and truncated is terminated.
+        """
         spaces = self.family.observation_space, self.family.action_space
         dtypes = {**field_dtypes(*spaces), DONES: np.dtype(bool)}
         shapes = {**field_shapes(*spaces), DONES: ()}
         if missing := [name for name in NEEDED if name not in fields]:
             raise ImportHistoriesError(f"{', '.join(missing)} missing, which no replay can tell")
         size = fields["rewards"].shape[:2]
-        return {
+        cast = {
             name: _cast(name, array, (*size, *shapes[name]), dtypes[name])
             for name, array in fields.items()
         }
+        if {"terminated", "truncated"} <= set(cast):
+            cast["truncated"] = cast["truncated"] & ~cast["terminated"]  # an end is of one kind
+        return cast
 
     def _check_axes(self, fields: Mapping[str, np.ndarray]) -> None:
         """Refuse streams and time exchanged: a next observation comes next along time."""

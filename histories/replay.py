@@ -26,7 +26,7 @@ class Replayed:
         rewards: `(S, T)`.
         next_observations: `(S, T, ...)`, true ones.
         terminated: `(S, T)` bool.
-        truncated: `(S, T)` bool.
+        truncated: `(S, T)` bool, where not terminated: an end is of one kind.
     """
 
     observations: np.ndarray
@@ -44,7 +44,7 @@ def replay(family: TaskFamily, task: Task, actions: np.ndarray, seed: int = 0) -
     for action in np.swapaxes(actions.astype(family.action_space.dtype), 0, 1):
         following, rewards, terminated, truncated, infos = env.step(action)
         true_next = final_observations(following, infos)
-        row = (observations, rewards, true_next, terminated, truncated)
+        row = (observations, rewards, true_next, terminated, truncated & ~terminated)
         for name, values in zip(seen, row, strict=True):
             seen[name].append(np.array(values))
         observations = following

@@ -15,7 +15,7 @@ from base.imports import ImportPathError, import_object
 from tasks.distributions import varied_values
 from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
-from tasks.packed import with_packed_observations
+from tasks.packed import PackedObservations
 
 ATTRIBUTE, OF_WRAPPER = "unwrapped.", "wrappers."
 MOST_PROCESSES = 512
@@ -150,7 +150,7 @@ class GymnasiumFamily:
                     f"wrapper {target!r} refuses {self._env_id!r} with {settings}: {error}"
                 ) from error
         if isinstance(env.observation_space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
-            env = with_packed_observations(env)
+            env = PackedObservations(env)
         if self._space is not None and env.observation_space != self._space:
             raise FamilyError(
                 f"task {task.name} of {self._env_id!r} has the observation space "

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import TransformObservation
 
 from tasks.family import FamilyError, Task, TaskFamily
 
@@ -71,10 +71,18 @@ def pack(space: gymnasium.Space, value: Any) -> np.ndarray:
     return np.asarray(value, dtype=np.float32).reshape(-1)
 
 
-def with_packed_observations(env: gymnasium.Env) -> gymnasium.Env:
-    """The environment, its observations packed; raises FamilyError where a part has no numbers."""
-    space = env.observation_space
-    return TransformObservation(env, partial(pack, space), PackedSpace(space))
+class PackedObservations(gymnasium.ObservationWrapper, RecordConstructorArgs):
+    """An environment whose Dict or Tuple observations are packed."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        """Wrap `env`; raises FamilyError where a part is not made of numbers."""
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.observation_space = PackedSpace(env.observation_space)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """As a row."""
+        return pack(self.env.observation_space, observation)
 
 
 def unpack(space: gymnasium.Space, rows: np.ndarray) -> Any:
@@ -112,7 +120,7 @@ class PackedFamily:
 
     def make_env(self, task: Task, render_mode: str | None = None) -> gymnasium.Env:
         """One environment of packed observations."""
-        return with_packed_observations(self.family.make_env(task, render_mode))
+        return PackedObservations(self.family.make_env(task, render_mode))
 
     def make_vector_env(self, tasks: Sequence[Task]) -> VectorEnv:
         """A SyncVectorEnv, one copy per entry, autoreset SAME_STEP."""

@@ -20,6 +20,7 @@ from histories.schema import FIELDS
 from histories.store import HistoryFileError, open_histories
 from histories.task_names import TaskNames
 from tasks.bandits import BernoulliBanditFamily
+from tasks.darkroom import DarkRoomFamily
 from tasks.family import Task
 from tasks.splits import make_split
 
@@ -225,6 +226,34 @@ def test_dones_do_not_tell_how_episodes_end(own, tmp_path):
         file["2/dones"][3, 0] = 1
     with pytest.raises(ImportHistoriesError, match=r"dones of stream 0, step 3 is True in the"):
         imported(tmp_path, source, **stated)
+
+
+class BothEnds(DarkRoomFamily):
+    """Its episodes terminate as they are truncated."""
+
+    def make_vector_env(self, tasks):
+        env = super().make_vector_env(tasks)
+        step = env.step
+
+        def both(actions):
+            observations, rewards, _, truncated, infos = step(actions)
+            return observations, rewards, truncated, truncated, infos
+
+        env.step = both
+        return env
+
+
+@pytest.mark.parametrize("left_out", [(), ("terminated", "truncated")])
+def test_an_end_of_both_kinds_is_a_termination(own, tmp_path, left_out):
+    theirs = write_theirs(tmp_path / "theirs.hdf5", own, left_out=left_out)
+    if not left_out:
+        with h5py.File(theirs, "a") as file:
+            for group in file.values():
+                group["terminated"][:] = group["truncated"][:]
+    summary = imported(tmp_path, theirs, BothEnds(size=3, horizon=5), tasks="index")
+    for arrays in arrays_of(summary.path).values():
+        assert arrays["terminated"].sum() == 3 * 40 / 5
+        assert not arrays["truncated"].any()
 
 
 def test_markers_are_those_of_the_settings(own, tmp_path):
