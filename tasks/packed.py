@@ -38,6 +38,12 @@ class PackedSpace(spaces.Box):
         """Name and space of every part."""
         return f"Parts({', '.join(f'{name}: {space}' for name, space in self.parts)})"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the parts are the same; of a plain Box, as files hold, whether the bounds are."""
+        if isinstance(other, PackedSpace):
+            return self.parts == other.parts
+        return super().__eq__(other)
+
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
         """Rows `(n, W)` for networks that know no parts, float32 `(n, F)`: classes one-hot."""
         ends = np.cumsum([_width(part) for _, part in self.parts])

@@ -325,6 +325,15 @@ gymnasium.register("Told-v0", Told)
 gymnasium.register("Mixed-v0", Mixed, max_episode_steps=3)
 
 
+def test_rows_of_equal_bounds_are_not_of_equal_parts():
+    switch, bit = (
+        PackedSpace(spaces.Dict({"a": s})) for s in (spaces.Discrete(2), spaces.MultiBinary(1))
+    )
+    assert switch != bit
+    assert switch == PackedSpace(spaces.Dict({"a": spaces.Discrete(2)}))
+    assert spaces.Box(0, 1, (1,)) == switch
+
+
 def test_a_gymnasium_id_of_dict_observations_is_encoded_part_by_part():
     family = load_family(
         "tasks.gymnasium_family:GymnasiumFamily", {"env_id": "Mixed-v0", "grid": {"seed": [0, 1]}}
