@@ -49,7 +49,7 @@ class PackedSpace(spaces.Box):
         ends = np.cumsum([_width(part) for _, part in self.parts])
         pieces = np.split(np.asarray(rows, dtype=np.float32), ends[:-1], axis=-1)
         return np.concatenate(
-            [_one_hot(part, piece) for (_, part), piece in zip(self.parts, pieces, strict=True)], -1
+            [one_hot(part, piece) for (_, part), piece in zip(self.parts, pieces, strict=True)], -1
         )
 
 
@@ -75,6 +75,16 @@ def pack(space: gymnasium.Space, value: Any) -> np.ndarray:
         entries = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
         return np.concatenate([pack(inner, value[key]) for key, inner in entries])
     return np.asarray(value, dtype=np.float32).reshape(-1)
+
+
+def one_hot(space: Any, values: np.ndarray) -> np.ndarray:
+    """Classes `(n, A)` one-hot, axis by axis, float32 `(n, sum of sizes)`; others as they are."""
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return values
+    sizes = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    classes = values - np.ravel(space.start)
+    hot = [np.arange(size) == classes[..., axis, np.newaxis] for axis, size in enumerate(sizes)]
+    return np.concatenate(hot, -1).astype(np.float32)
 
 
 class PackedObservations(gymnasium.ObservationWrapper, RecordConstructorArgs):
@@ -160,16 +170,6 @@ def packed(family: TaskFamily) -> TaskFamily:
 
 def _width(space: gymnasium.Space) -> int:
     return int(np.prod(space.shape or (), dtype=np.int64))
-
-
-def _one_hot(space: Any, values: np.ndarray) -> np.ndarray:
-    """Classes `(n, A)` of a part one-hot, axis by axis, `(n, sum of sizes)`; others as they are."""
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return values
-    sizes = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-    classes = values - np.ravel(space.start)
-    hot = [np.arange(size) == classes[..., axis, np.newaxis] for axis, size in enumerate(sizes)]
-    return np.concatenate(hot, -1).astype(np.float32)
 
 
 def _bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from histories.schema import History
 from histories.sources import SourceError, SourceJob
-from tasks.packed import PackedSpace
+from tasks.packed import PackedSpace, one_hot
 from teacher.playing import play
 from teacher.ppo_config import SourceConfig
 
@@ -185,9 +185,5 @@ def _features(space: gymnasium.Space, observations: np.ndarray) -> Tensor:
     if isinstance(space, PackedSpace):
         return torch.from_numpy(space.one_hot(observations))
     if isinstance(space, Discrete | MultiDiscrete):
-        sizes = np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec.ravel())
-        classes = torch.from_numpy(np.asarray(observations - space.start, dtype=np.int64))
-        classes = classes.reshape(len(observations), -1)
-        hot = [F.one_hot(classes[:, axis], int(size)) for axis, size in enumerate(sizes)]
-        return torch.cat(hot, -1).float()
+        return torch.from_numpy(one_hot(space, observations.reshape(len(observations), -1)))
     return torch.from_numpy(np.asarray(observations, dtype=np.float32)).flatten(1)
