@@ -27,7 +27,7 @@ from rich.console import Console
 
 from base.files import write_json, write_text
 from pipelines.experiments import ExperimentsConfig, run_all
-from pipelines.plan import PlannedStage
+from pipelines.plan import PlannedStage, unneeded
 from pipelines.stages import DATA_STAGES, StageError
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
@@ -101,7 +101,9 @@ def what_is_left(sweep: Sweep, store: StageStore) -> Work:
     shared: dict[str, Job] = {}
     jobs, rows = [], []
     for cell in sweep.cells:
-        missing = [stage for stage in cell.stages if not store.done(stage)]
+        done = {stage.name for stage in cell.stages if store.done(stage)}
+        idle = done | unneeded(cell.stages, done)
+        missing = [stage for stage in cell.stages if stage.name not in idle]
         own: list[PlannedStage] = []
         for stage in missing:
             if stage.module in DATA_STAGES:
@@ -113,7 +115,7 @@ def what_is_left(sweep: Sweep, store: StageStore) -> Work:
                     rows.append(row)
             else:
                 own.append(stage)
-        reused = len(cell.stages) - len(missing)
+        reused = len(done)
         rows.append(Row(cell.name, cell.run_dir, tuple(own), cell, reused))
         if own:
             needed = [shared[s.inputs].name for s in missing if s.inputs in shared]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,14 +23,23 @@ from rich.console import Console
 from rich.table import Table
 
 from base.errors import UserError
+from base.files import atomic_file
 from base.ranges import Between, Distinct, PathText
 from pipelines.cli import SWEEP_CONFIG, run_or_sweep
 from pipelines.config import RunConfig
-from pipelines.plan import PlannedStage, plan
+from pipelines.plan import plan, unneeded
 from pipelines.store import StageStore
 from pipelines.sweep import SweepConfig, lay_out, override
 from training.config import config_of, load_config_for
 from training.locks import lock_scope
+
+EVALUATIONS = "evaluations.tar.xz"
+"""Published like a file of the comparison: what a run's comparison is made from, as it lies there.
+
+Unpacked into an empty run directory it serves as those evaluations do: the run goes on with more
+training seeds or methods, whichever machine it began on.
+"""
+EVALUATED = ("config.yaml", "seed_*/evaluate/*/*", "references/*/*", "cost/*")
 
 
 class ExperimentsError(UserError):
@@ -44,7 +53,8 @@ class Entry:
     Attributes:
         config: YAML of a run or of a sweep; a path from here, or relative to the list.
         settings: Keys of that file that are otherwise here, dotted ones for those of sections.
-        publish: Files of its comparison (a sweep's: its report) that are published.
+        publish: Files of its comparison (a sweep's: its report) that are published; of a run
+            also evaluations.tar.xz, what its comparison is made from.
         needs: Top-level modules beyond the usual libraries; where one is not installed the entry
             is left out.
     """
@@ -97,16 +107,21 @@ class Experiment:
             return lay_out(self.config, self.file).root / "report"
         return Path(self.config.run_dir) / "comparison"
 
-    def stages(self) -> Iterator[tuple[PlannedStage, StageStore]]:
-        """Every stage it is made of, and where to ask whether it is done."""
+    def progress(self) -> tuple[int, int]:
+        """Stages whose results it needs, and how many of them are done."""
         if isinstance(self.config, SweepConfig):
             sweep = lay_out(self.config, self.file)
             store = StageStore(sweep.config.store, [*sweep.config.reuse, sweep.base_config.run_dir])
-            found = {stage.inputs: stage for cell in sweep.cells for stage in cell.stages}
+            cells = [cell.stages for cell in sweep.cells]
         else:
             store = StageStore(self.config.run_dir, [self.config.run_dir])
-            found = {stage.name: stage for stage in plan(self.config)}
-        yield from ((stage, store) for stage in found.values())
+            cells = [plan(self.config)]
+        found: dict[str, bool] = {}
+        for stages in cells:
+            done = {stage.name for stage in stages if store.done(stage)}
+            idle = unneeded(stages, done)
+            found |= {s.inputs: s.name in done for s in stages if s.name not in idle}
+        return len(found), sum(found.values())
 
     def run(self) -> None:
         """Run what is not done of it."""
@@ -159,6 +174,8 @@ def _read(name: str, config: ExperimentsConfig, file: Path) -> Experiment:
     overrides = [override(key, value) for key, value in settings.items()]
     kind = SweepConfig if run_or_sweep(str(found)) == SWEEP_CONFIG else RunConfig
     own = load_config_for(kind, found, overrides, f"{where}.settings")
+    if EVALUATIONS in entry.publish and kind is SweepConfig:
+        raise ExperimentsError(f"{where}.publish: {EVALUATIONS} is of a run, and {found} a sweep.")
     absent = tuple(module for module in entry.needs if importlib.util.find_spec(module) is None)
     return Experiment(name, str(found), own, tuple(entry.publish), absent)
 
@@ -202,13 +219,31 @@ def publish(experiment: Experiment, folder: str) -> None:
     if not folder or not experiment.publish:
         return
     source, target = experiment.folder(), Path(folder) / experiment.name
-    if missing := [name for name in experiment.publish if not (source / name).is_file()]:
+    files = [name for name in experiment.publish if name != EVALUATIONS]
+    if missing := [name for name in files if not (source / name).is_file()]:
         raise ExperimentsError(
             f"experiments.{experiment.name}.publish: {source} has no {', '.join(missing)}."
         )
     target.mkdir(parents=True, exist_ok=True)
-    for name in experiment.publish:
+    for name in files:
         shutil.copyfile(source / name, target / name)
+    if EVALUATIONS in experiment.publish:
+        _pack(source.parent, target / EVALUATIONS)
+
+
+def _pack(run_dir: Path, archive: Path) -> None:
+    """Write a run's evaluations to an archive: of equal files equal bytes."""
+    paths = sorted(path for pattern in EVALUATED for path in run_dir.glob(pattern))
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.mtime = entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        entry.mode = 0o644
+        return entry
+
+    with atomic_file(archive) as temporary, tarfile.open(temporary, "w:xz") as tar:
+        for path in filter(Path.is_file, paths):
+            tar.add(path, path.relative_to(run_dir), filter=plain)
 
 
 def _overview(experiments: list[Experiment]) -> Table:
@@ -216,13 +251,10 @@ def _overview(experiments: list[Experiment]) -> Table:
     table = Table("experiment", "of", "stages", "done", box=None, pad_edge=False)
     for experiment in experiments:
         try:
-            told = (_lacks(experiment), "–") if experiment.absent else _counts(experiment)
+            told = (_lacks(experiment), "–")
+            if not experiment.absent:
+                told = tuple(map(str, experiment.progress()))
         except UserError as error:
             told = (str(error), "–")
         table.add_row(experiment.name, experiment.file, *told)
     return table
-
-
-def _counts(experiment: Experiment) -> tuple[str, str]:
-    stages = list(experiment.stages())
-    return str(len(stages)), str(sum(store.done(stage) for stage, store in stages))

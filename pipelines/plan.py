@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,28 @@ def plan(config: RunConfig) -> list[PlannedStage]:
         planner.add(STAGES["evaluate"], replace(config, method=method))
     planner.add(STAGES["cost"], config)
     return list(planner.planned.values())
+
+
+def unneeded(stages: Sequence[PlannedStage], done: Collection[str]) -> set[str]:
+    """Return the names of stages that have no result and that nothing waits for.
+
+    A stage is run for those after it. Where all of them are done, its own result may be gone:
+    models deleted after they were evaluated, evaluations brought from another machine.
+
+    Args:
+        stages: Each after its parents.
+        done: Names of those that have their results.
+    """
+    followers: dict[str, list[str]] = {}
+    for stage in stages:
+        for name in stage.after:
+            followers.setdefault(name, []).append(stage.name)
+    to_run: set[str] = set()
+    for stage in reversed(stages):
+        after = followers.get(stage.name)
+        if stage.name not in done and (after is None or not to_run.isdisjoint(after)):
+            to_run.add(stage.name)
+    return {stage.name for stage in stages} - to_run - set(done)
 
 
 class _Planner:

@@ -22,10 +22,10 @@ from rich.table import Table
 
 from pipelines.config import RunConfig
 from pipelines.opening import open_run
-from pipelines.plan import PlannedStage, StackedStage, plan, stacked
+from pipelines.plan import PlannedStage, StackedStage, plan, stacked, unneeded
 from pipelines.stages import DATA_STAGES, StageError
 from training.jobs import Job, run_jobs
-from training.run_dir import stage_done
+from training.run_dir import read_meta, stage_done
 
 
 def main(config: RunConfig, *, dry_run: bool = False) -> None:
@@ -35,6 +35,8 @@ def main(config: RunConfig, *, dry_run: bool = False) -> None:
         return
     run = open_run(config, "run")
     stages = plan(config)
+    idle = unneeded(stages, {stage.name for stage in stages if _has_result(config, stage)})
+    stages = [stage for stage in stages if stage.name not in idle]
     for stage in stages:
         if stage.module in DATA_STAGES:
             stage.run()
@@ -61,19 +63,23 @@ def main(config: RunConfig, *, dry_run: bool = False) -> None:
 def _show(config: RunConfig) -> None:
     """Print every stage, and whether it is done; nothing is written."""
     table = Table("stage", "", box=None, pad_edge=False, show_header=False)
+    stages = plan(config)
     done = {
-        stage.name: all(
-            [stage_done(Path(config.run_dir) / name, stage.inputs) for name in stage.folders]
-        )
-        for stage in plan(config)
+        stage.name
+        for stage in stages
+        if all([stage_done(Path(config.run_dir) / name, stage.inputs) for name in stage.folders])
     }
-    for name, is_done in done.items():
-        table.add_row(name, "done" if is_done else "to do")
+    idle = unneeded(stages, done)
+    for name in (stage.name for stage in stages):
+        table.add_row(name, "done" if name in done else "not needed" if name in idle else "to do")
     console = Console(highlight=False, markup=False)
     console.print(table)
-    console.print(
-        f"{config.run_dir}: {sum(done.values())} of {len(done)} stages done; nothing is run"
-    )
+    console.print(f"{config.run_dir}: {len(done)} of {len(stages)} stages done; nothing is run")
+
+
+def _has_result(config: RunConfig, stage: PlannedStage) -> bool:
+    """Whether all its folders are marked as done, from whatever inputs: the stage will say."""
+    return all(read_meta(Path(config.run_dir) / name) is not None for name in stage.folders)
 
 
 def _stacks(config: RunConfig) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tarfile
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -142,7 +143,10 @@ EXPERIMENTS = """
 publish_to: published
 experiments:
   diverging: {config: sweep.yaml, settings: {run_dir: bad, grid: {finetune.loss.alpha: [1.0e+39]}}}
-  room: {config: base.yaml, settings: {methods: [student]}, publish: [table.csv]}
+  room:
+    config: base.yaml
+    settings: {methods: [student]}
+    publish: [table.csv, evaluations.tar.xz]
   latents:
     config: sweep.yaml
     settings: {run_dir: good, controls: [], grid: {compressor.n_latents: [1, 2]}}
@@ -185,14 +189,43 @@ def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, caps
     assert all(stages == done for stages, done in counts)
 
 
+def test_published_evaluations_are_gone_on_with_elsewhere(workplace, capsys):
+    (workplace / "room.yaml").write_text(EXPERIMENTS)
+    archive = workplace / "published/room/evaluations.tar.xz"
+    ablate("only=[room]", name="room.yaml")
+    packed = archive.read_bytes()
+    with tarfile.open(archive) as tar:
+        tar.extractall("moved", filter="data")
+    for path in (workplace / "moved").rglob("*"):
+        path.touch()
+    run = import_module("pipelines.run").main
+    there = ["--config", "base.yaml", "methods=[student]", "run_dir=moved"]
+    capsys.readouterr()
+    run_main(run, there)
+    assert not (workplace / "moved/collect").exists()
+    # One more training seed beside it: what it needs is made, and nothing of the first.
+    run_main(run, [*there, "seeds=[0, 1]"])
+    assert not (workplace / "moved/seed_0/student").exists()
+    with (workplace / "moved/comparison/table.csv").open() as table:
+        rows = {row["method"]: row for row in csv.DictReader(table)}
+    assert rows["student"]["seeds"] == "2"
+    ablate("only=[room]", name="room.yaml")
+    assert archive.read_bytes() == packed
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("config: base.yaml", "config: absent.yaml", "experiments.room.config: expected the YAML"),
-        ("[table.csv]", "[../table.csv]", "experiments.room.publish: expected names of files"),
+        ("[table.csv, ", "[../table.csv, ", "experiments.room.publish: expected names of files"),
+        ("[sweep.csv]", "[evaluations.tar.xz]", "evaluations.tar.xz is of a run, and sweep.yaml a"),
         ("no_such_module", "no_such.module", "experiments.elsewhere.needs: expected names of top"),
-        ("methods: [student]", "method: 3", "experiments.room.settings: method: expected one of"),
-        ("room: {config", "room: {configs", "unknown key"),
+        (
+            "{methods: [student]}",
+            "{method: 3}",
+            "experiments.room.settings: method: expected",
+        ),
+        ("elsewhere: {config", "elsewhere: {configs", "unknown key"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_refused_before_anything_runs(

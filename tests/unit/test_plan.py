@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, untrained_of
-from pipelines.plan import StackedStage, plan, stacked
+from pipelines.plan import StackedStage, plan, stacked, unneeded
 from pipelines.stages import StageError
 from tasks.darkroom import DarkRoomFamily
 from training.config import load_config
@@ -80,6 +80,18 @@ def test_a_run_does_only_what_is_asked_for(planned):
         "optimal/evaluate": set(),
         "cost": set(),
     }
+
+
+def test_what_only_done_stages_need_is_not_run(planned):
+    stages = list(planned("methods=[student, truncation]", "distill.loss.beta=0").values())
+    names = {stage.name for stage in stages}
+    ends = {name for name in names if name.endswith("/evaluate")}
+    assert unneeded(stages, set()) == set()
+    assert unneeded(stages, ends | {"cost"}) == names - ends - {"cost"}
+    assert unneeded(stages, names) == set()
+    # One method lacks its evaluation: its own chain is run, and what both are made from.
+    own = {name for name in names if name.startswith("seed_0/student/")} - ends
+    assert unneeded(stages, ends - {"seed_0/truncation/evaluate"}) == own
 
 
 @pytest.mark.parametrize(
