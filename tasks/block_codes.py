@@ -1,4 +1,4 @@
-"""How well codes of finitely many letters do: the best that Lloyd's algorithm finds.
+"""How well codes of finitely many letters do: what Lloyd's algorithm finds, what none exceeds.
 
 Shannon's bound is met by codes of endlessly many letters. A bandit of sixteen contexts has sixteen.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.stats import binom
+
+from tasks.bounds import keyed_bandit_accuracy
 
 MOST_WORDS = 256
 """Of a codebook; where more bits are to be had, the letters are coded in runs side by side."""
@@ -66,3 +69,24 @@ def block_code_accuracy(
         commonest = counts.reshape(n_words, length, n_values).argmax(-1)
         words = one_hot[commonest].reshape(n_words, -1)
     return float((judged @ words.T).max(-1).mean()) / length
+
+
+def block_code_bound(n_letters: int, n_values: int, bits: float) -> float:
+    """Share of letters that no code of `bits` bits exceeds, of letters drawn evenly.
+
+    A message shares k letters or more with a given word with probability P(B >= k), B binomial, so
+    with the nearest of 2^bits words with no more than that times their number (union bound);
+    summed over k. Perfect codes reach it. Shannon's bound, where that is lower.
+
+    Args:
+        n_letters: N, of a message.
+        n_values: A, of a letter.
+        bits: Of a message.
+
+    Returns:
+        Between 1/A and 1.
+    """
+    reached = binom.sf(np.arange(n_letters), n_letters, 1 / n_values)  # (N,): of 1 ... N letters
+    with np.errstate(over="ignore"):
+        nearest = np.minimum(np.exp2(float(bits)) * reached, 1.0).mean()
+    return min(float(nearest), keyed_bandit_accuracy(bits, n_letters, n_values))
