@@ -22,7 +22,7 @@ from base.ranges import Above, AtLeast
 from base.seeding import derive
 from nets.regions import Regions, blanked, stack_regions
 from tasks.family import Task, TaskFamily
-from tasks.vector import final_observations
+from tasks.vector import take_step
 from training.optim import OptimConfig
 
 
@@ -139,9 +139,8 @@ def live(
     policy.reset(len(tasks), seed)
     for _ in range(n_regions * policy.model.region_len):
         actions = policy.act(observations)
-        observations, rewards, terminated, truncated, infos = env.step(actions)
-        true_next = final_observations(observations, infos)
-        policy.observe(rewards, terminated, truncated & ~terminated, true_next)
+        observations, rewards, true_next, terminated, truncated = take_step(env, actions)
+        policy.observe(rewards, terminated, truncated, true_next)
     env.close()
     # Clones, for what is made in inference mode cannot be trained on.
     regions = stack_regions(policy.regions).map(torch.clone)

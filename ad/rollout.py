@@ -13,7 +13,7 @@ from ad.policy import Policy
 from nets.spaces import FieldSpec, SpaceError, field_spec
 from tasks.family import FamilyError, Task, TaskFamily
 from tasks.family_check import too_long
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 MOST_CELLS = 4096
 """Joint observations above which nobody counts which ones an episode visited."""
@@ -96,11 +96,10 @@ def rollout(
         seconds += _now() - began
         if on_step is not None:
             on_step(observations, actions)
-        next_observations, rewards, terminated, truncated, infos = env.step(actions)
+        next_observations, rewards, true_next, terminated, truncated = take_step(env, actions)
         running = streams[episode < n_episodes]
         returns[running, episode[running]] += rewards[running]
         began = _now()
-        true_next = final_observations(next_observations, infos)
         policy.observe(rewards, terminated, truncated, true_next)
         seconds += _now() - began
         steps += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.family import Task, TaskFamily
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 MOST_TRIED = 400
 """Steps by which an environment is tried for draws."""
@@ -42,9 +42,8 @@ def replay(family: TaskFamily, task: Task, actions: np.ndarray, seed: int = 0) -
     seen: dict[str, list[np.ndarray]] = {name: [] for name in Replayed.__dataclass_fields__}
     observations, _ = env.reset(seed=seed)
     for action in np.swapaxes(actions.astype(family.action_space.dtype), 0, 1):
-        following, rewards, terminated, truncated, infos = env.step(action)
-        true_next = final_observations(following, infos)
-        row = (observations, rewards, true_next, terminated, truncated & ~terminated)
+        following, *reached = take_step(env, action)
+        row = (observations, *reached)
         for name, values in zip(seen, row, strict=True):
             seen[name].append(np.array(values))
         observations = following

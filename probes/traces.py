@@ -16,7 +16,7 @@ from ad.policy import Policy
 from base.errors import UserError
 from nets.spaces import FieldSpec
 from tasks.family import Task, TaskFamily
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 PICTURES, TEXT = "rgb_array", "ansi"
 
@@ -44,8 +44,7 @@ def trace(
     seen, paid = [], []
     for _ in range(n_steps):
         actions = policy.act(observations)
-        observations, rewards, terminated, truncated, infos = env.step(actions)
-        true_next = final_observations(observations, infos)
+        observations, rewards, true_next, terminated, truncated = take_step(env, actions)
         policy.observe(rewards, terminated, truncated, true_next)
         seen.append(true_next.copy())
         paid.append(rewards)

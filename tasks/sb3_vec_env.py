@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from tasks.family import FamilyError
 from tasks.packed import PackedSpace
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 
 class SB3VecEnv(VecEnv):
@@ -59,11 +59,9 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Observations `(n, ...)`, rewards `(n,)` float32, dones `(n,)` bool, `n` infos."""
-        observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
-        truncated = truncated & ~terminated  # an end is of one kind
+        observations, rewards, true_next, terminated, truncated = take_step(self.env, self._actions)
         dones = terminated | truncated
         sb3_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        true_next = final_observations(observations, infos)
         shown_next = self._shown(true_next)
         for index in np.flatnonzero(dones):
             sb3_infos[index] = {

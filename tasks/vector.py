@@ -1,7 +1,7 @@
-"""True next observations of gymnasium's autoresetting vector environments; one alone of them."""
+"""Steps of gymnasium's autoresetting vector environments, with true next observations."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -29,6 +29,31 @@ def final_observations(next_observations: np.ndarray, infos: Mapping[str, Any]) 
     true_next = next_observations.copy()
     true_next[ended] = final
     return true_next
+
+
+class Step(NamedTuple):
+    """What one step of n streams led to.
+
+    Attributes:
+        observations: `(n, ...)` to act on next: reset ones where an episode ended.
+        rewards: `(n,)`.
+        true_next: `(n, ...)` what the actions really led to.
+        terminated: `(n,)` bool.
+        truncated: `(n,)` bool, where not terminated: an end is of one kind.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    true_next: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+def take_step(env: VectorEnv, actions: np.ndarray) -> Step:
+    """Step every stream of an autoresetting vector environment; actions `(n, ...)`."""
+    observations, rewards, terminated, truncated, infos = env.step(actions)
+    true_next = final_observations(observations, infos)
+    return Step(observations, rewards, true_next, terminated, truncated & ~terminated)
 
 
 class OnlyEnv(gymnasium.Env):

@@ -19,7 +19,7 @@ from base.seeding import derive
 from nets.spaces import FieldSpec
 from tasks.family import FamilyError, Task, TaskFamily
 from tasks.references import action_values, is_optimal
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 MOST_CELLS = 2**26
 """Largest table of counts, of all tasks that are played at once."""
@@ -122,13 +122,12 @@ class MonteCarloActions:
         observations, _ = env.reset(seed=seed)
         for _ in range(n_steps):
             actions = rng.integers(self.sizes[1], size=len(owner))
-            following, rewards, terminated, _, infos = env.step(actions + self.first_action)
-            reached = self.states(final_observations(following, infos))
-            reached = np.where(terminated, self.sizes[2] - 1, reached)
+            step = take_step(env, actions + self.first_action)
+            reached = np.where(step.terminated, self.sizes[2] - 1, self.states(step.true_next))
             place = (owner, self.states(observations), actions)
             np.add.at(counts, (*place, reached), 1)
-            np.add.at(paid, place, rewards)
-            observations = following
+            np.add.at(paid, place, step.rewards)
+            observations = step.observations
         env.close()
         seen = counts.sum(-1)  # (k, S, A)
         counts += (seen == 0)[..., None] * np.eye(self.sizes[0])[:, None]

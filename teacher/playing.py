@@ -8,7 +8,7 @@ import numpy as np
 from histories.regions import RegionCounter
 from histories.schema import FIELDS, History, field_dtypes, field_shapes
 from histories.sources import SourceJob
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 if TYPE_CHECKING:  # it brings torch, which those who only play do without
     from ad.policy import Policy
@@ -36,9 +36,7 @@ def play(job: SourceJob, actor: "Policy", settings: Mapping[str, Any]) -> list[H
     actor.reset(len(streams), job.seed)
     for time in range(job.n_transitions):
         actions = actor.act(observations)
-        next_observations, rewards, terminated, truncated, infos = env.step(actions)
-        truncated = truncated & ~terminated  # an end is of one kind
-        true_next = final_observations(next_observations, infos)
+        next_observations, rewards, true_next, terminated, truncated = take_step(env, actions)
         actor.observe(rewards, terminated, truncated, true_next)
         markers = counter.step(terminated | truncated)
         values = (observations, actions, rewards, true_next, terminated, truncated, markers)
