@@ -3,16 +3,16 @@
 Formats are in foreign.py, what is filled in in completion.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from base.files import put, work_dir
 from base.hashes import check_checksums, config_hash, content_hash
 from histories.completion import Completion, ImportConfig
-from histories.foreign import ImportHistoriesError, reader_of
+from histories.foreign import Foreign, ImportHistoriesError, reader_of
 from histories.regions import MarkerRule
 from histories.store import HistoryFileError, assemble, open_histories, write_part
 from histories.task_names import TaskNames
@@ -83,37 +83,25 @@ def import_histories(
     fingerprint = config_hash(made_from)
     if path.exists():
         return _found(path, fingerprint)
-    names = TaskNames(family.tasks(), config.tasks, config.mapping)
-    completion = Completion(family, rule, config)
-    parts: dict[int, list[Path]] = {}
-    groups: dict[int, str] = {}
-    n_streams = n_transitions = n_left_out = 0
+    completion, tasks = Completion(family, rule, config), family.tasks()
     with work_dir(path) as folder:
-        for number, group in enumerate(reader_of(config.format)(source)):
-            task = names.task_of(group)
-            if task is None:
-                n_left_out += 1
-                continue
-            if groups.setdefault(task.index, group.name) != group.name:
-                raise ImportHistoriesError(
-                    f"groups {groups[task.index]} and {group.name} are both task {task.name}; a "
-                    "task has one group, so state import_histories.mapping"
-                )
-            history = completion.history(group, task)
-            part = folder / f"{number:06d}.h5"
-            write_part(part, {task.index: history}, fingerprint)
-            parts.setdefault(task.index, []).append(part)
-            n_streams += history.n_streams
-            n_transitions += history.rewards.size
-        _check_tasks(family, split, parts, source)
+        groups = reader_of(config.format)(source)
+        names = TaskNames(tasks, config.tasks, config.mapping)
+        parts = _write_parts(groups, names, completion, folder, fingerprint)
+        _check_tasks(family, split, parts.of_task, source)
         told = [f"{text} ({n} groups)" for text, n in completion.told.items()]
-        if n_left_out:
-            told.append(f"left out, not in import_histories.mapping ({n_left_out} groups)")
-        tasks = family.tasks()
+        if parts.n_left_out:
+            told.append(f"left out, not in import_histories.mapping ({parts.n_left_out} groups)")
+        imported = {
+            "source": source.name,
+            "format": config.format,
+            "told": told,
+            "fingerprint": fingerprint,
+        }
         whole = folder / path.name
         assemble(
             whole,
-            parts,
+            parts.of_task,
             tasks,
             family_name=family.name,
             observation_space=family.observation_space,
@@ -124,20 +112,61 @@ def import_histories(
                 "region_len": rule.region_len,
                 "episodes_per_region": rule.episodes_per_region,
                 "family": dict(family_settings),
-                "imported": {
-                    "source": source.name,
-                    "format": config.format,
-                    "told": told,
-                    "fingerprint": fingerprint,
-                },
+                "imported": imported,
             },
             references={
                 index: (family.random_return(tasks[index]), family.optimal_return(tasks[index]))
-                for index in parts
+                for index in parts.of_task
             },
         )
         put(whole, path)
-    return ImportSummary(path, len(parts), n_streams, n_transitions, tuple(told))
+    n_tasks = len(parts.of_task)
+    return ImportSummary(path, n_tasks, parts.n_streams, parts.n_transitions, tuple(told))
+
+
+@dataclass
+class _Parts:
+    """What has been written of a foreign file, group by group.
+
+    Attributes:
+        of_task: Files by task index.
+        n_streams: In all of them.
+        n_transitions: Likewise.
+        n_left_out: Groups that are no task's.
+    """
+
+    of_task: dict[int, list[Path]] = field(default_factory=dict)
+    n_streams: int = 0
+    n_transitions: int = 0
+    n_left_out: int = 0
+
+
+def _write_parts(
+    groups: Iterable[Foreign],
+    names: TaskNames,
+    completion: Completion,
+    folder: Path,
+    fingerprint: str,
+) -> _Parts:
+    """Write each group's completed history to a file of its own."""
+    parts, group_of = _Parts(), dict[int, str]()
+    for number, group in enumerate(groups):
+        task = names.task_of(group)
+        if task is None:
+            parts.n_left_out += 1
+            continue
+        if group_of.setdefault(task.index, group.name) != group.name:
+            raise ImportHistoriesError(
+                f"groups {group_of[task.index]} and {group.name} are both task {task.name}; a "
+                "task has one group, so state import_histories.mapping"
+            )
+        history = completion.history(group, task)
+        part = folder / f"{number:06d}.h5"
+        write_part(part, {task.index: history}, fingerprint)
+        parts.of_task.setdefault(task.index, []).append(part)
+        parts.n_streams += history.n_streams
+        parts.n_transitions += history.rewards.size
+    return parts
 
 
 def _found(path: Path, fingerprint: str) -> ImportSummary:
