@@ -36,7 +36,7 @@ smoke: $(STAMP)
 	.ci/smoke $(BIN)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m 'not gpu and not machine'
+	$(BIN)/python -m pytest -q -m 'not gpu and not machine' -n auto --maxprocesses 8 --dist loadfile
 
 # Hostile configurations, files, families and compressors, full disks, signals at random moments, lost machines: half an
 # hour. KEEP=file goes on where it was stopped.

@@ -23,6 +23,17 @@ def wait_for(path: str) -> bool:
     return False
 
 
+def is_gone(pid: int) -> bool:
+    """Whether the process ends within half a minute."""
+    for _ in range(3000):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def begin_and_wait_for(begun: str, path: str) -> bool:
     """Say that it has begun, by which process; then as `wait_for`, for ten minutes at most."""
     write(f"{begun}.new", str(os.getpid()))
