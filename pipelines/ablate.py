@@ -28,7 +28,8 @@ from rich.console import Console
 from base.files import write_json, write_text
 from pipelines.experiments import ExperimentsConfig, run_all
 from pipelines.plan import PlannedStage, unneeded
-from pipelines.stages import DATA_STAGES, StageError
+from pipelines.stage import StageError
+from pipelines.stages import DATA_STAGES
 from pipelines.store import StageStore
 from pipelines.sweep import Cell, Sweep, SweepConfig, lay_out
 from pipelines.sweep_table import Row, SweepTable

@@ -21,7 +21,8 @@ from nets.regions import Regions
 from nets.spaces import FieldSpec, field_spec
 from pipelines.config import RunConfig
 from pipelines.methods import UNTRAINED
-from pipelines.stages import STAGES, Inputs, StageError, before, has_teacher
+from pipelines.stage import StageError
+from pipelines.stages import STAGES, Inputs, before, has_teacher
 from tasks.family import Task, TaskFamily
 from tasks.splits import Split
 from training.run_dir import check_files, read_meta, stage_done

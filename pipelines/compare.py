@@ -18,7 +18,8 @@ from rich.console import Console
 
 from pipelines.ablate import report
 from pipelines.config import RunConfig
-from pipelines.stages import StageError, results_name
+from pipelines.stage import StageError
+from pipelines.stages import results_name
 from pipelines.sweep import SweepConfig, lay_out
 from reports.comparison import ReportOptions, write_comparison
 

@@ -23,7 +23,7 @@ from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.models import build_model, policy_of
 from pipelines.opening import open_run
-from pipelines.stages import HISTORY_REGIONS, N_STREAMS, STAGES
+from pipelines.stages import N_STREAMS, STAGES, history_regions
 from probes.cost import Cost, acting_cost
 from training.run_dir import mark_done, stage_done
 
@@ -60,7 +60,7 @@ def main(config: RunConfig) -> None:
 def _measure(run: Run) -> Iterator[Row]:
     """Measure each method at each length of the history; one model at a time is in memory."""
     for method in ("student", "teacher", "long_context"):
-        for regions in HISTORY_REGIONS:
+        for regions in history_regions(run.config):
             torch.manual_seed(0)
             whole = replace(run.config.long_context, n_context_regions=regions)
             sized = replace(run, config=replace(run.config, method=method, long_context=whole))

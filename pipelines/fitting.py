@@ -20,7 +20,8 @@ from base.seeding import derive
 from pipelines.common import Run, source
 from pipelines.labels import recorded_labels
 from pipelines.models import policy_of
-from pipelines.stages import STAGES, StageError, own_config
+from pipelines.stage import StageError
+from pipelines.stages import STAGES, own_config
 from tasks.family import Task
 from training.checkpoint import latest_checkpoint
 from training.loop import Batches, DivergedError, fit

@@ -20,7 +20,7 @@ from histories.imports import import_histories
 from histories.regions import MarkerRule
 from pipelines.config import RunConfig
 from pipelines.opening import open_tasks
-from pipelines.stages import StageError
+from pipelines.stage import StageError
 
 
 def main(config: RunConfig) -> None:

@@ -23,7 +23,8 @@ from ad.student_config import StudentConfig, StudentParts
 from base.hashes import to_plain
 from nets.regions import Regions
 from pipelines.methods import METHODS
-from pipelines.stages import StageError, chain, own_config
+from pipelines.stage import StageError
+from pipelines.stages import chain, own_config
 from tasks.family import Task
 from teacher.model import TeacherModelConfig, teacher_class
 from training.checkpoint import load_weights

@@ -25,7 +25,8 @@ from pipelines.config import RUN_INDEPENDENT, RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED
 from pipelines.models import build_model
 from pipelines.sizes import LARGE_MODEL, check_sizes, least_parameters
-from pipelines.stages import STAGES, StageError
+from pipelines.stage import StageError
+from pipelines.stages import STAGES
 from tasks.family import TaskFamily, load_family
 from tasks.family_check import check_family
 from tasks.splits import Split, few_tasks, make_split

@@ -15,7 +15,8 @@ from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.methods import TRAINED, untrained_of
 from pipelines.opening import check_models, open_tasks
-from pipelines.stages import STAGES, Inputs, Stage, before
+from pipelines.stage import Stage
+from pipelines.stages import STAGES, Inputs, before
 from tasks.splits import Split
 from training.locks import lock_scope
 

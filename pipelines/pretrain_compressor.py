@@ -25,7 +25,8 @@ from pipelines.fitting import Training, train
 from pipelines.methods import through
 from pipelines.models import build_model
 from pipelines.opening import open_run
-from pipelines.stages import StageError, check_method, own_config
+from pipelines.stage import StageError
+from pipelines.stages import check_method, own_config
 
 
 def main(config: RunConfig) -> None:

@@ -23,7 +23,8 @@ from rich.table import Table
 from pipelines.config import RunConfig
 from pipelines.opening import open_run
 from pipelines.plan import PlannedStage, StackedStage, plan, stacked, unneeded
-from pipelines.stages import DATA_STAGES, StageError
+from pipelines.stage import StageError
+from pipelines.stages import DATA_STAGES
 from training.jobs import Job, run_jobs
 from training.run_dir import read_meta, stage_done
 

@@ -30,7 +30,8 @@ from pipelines.config import RunConfig
 from pipelines.methods import through
 from pipelines.models import load_student
 from pipelines.opening import open_run
-from pipelines.stages import StageError, check_method
+from pipelines.stage import StageError
+from pipelines.stages import check_method
 from tasks.family import Task
 
 LOADED = ("config.json", "model.safetensors")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from histories.schema import field_dtypes, field_shapes
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS
-from pipelines.stages import STAGES, StageError, own_config
+from pipelines.stage import StageError
+from pipelines.stages import STAGES, own_config
 
 if TYPE_CHECKING:
     from pipelines.common import Run

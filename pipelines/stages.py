@@ -8,82 +8,23 @@ nothing of how the stage runs: that is `main` of the module of its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ad.losses import LossConfig
-from base.errors import UserError
 from base.hashes import config_hash, content_hash
 from compression.compressor import compressor_class
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED, controls_of
+from pipelines.stage import Folders, Parents, Sections, Stage, StageError
 from tasks.splits import Split
 
 HISTORY_REGIONS = (1, 2, 5, 10, 20, 35, 50)
-"""Lengths of the history at which `pipelines.cost` measures."""
+"""Lengths of the history at which `pipelines.cost` measures, as far as `MOST_TRANSITIONS`."""
+MOST_TRANSITIONS = 4000
+"""Of a history there: what keeps all of it raw takes time with their square."""
 N_STREAMS = 16
 """Streams that act at once there."""
-
-
-class StageError(UserError):
-    """A stage that cannot start: something before it is missing or does not fit."""
-
-
-Folders = Callable[[RunConfig], tuple[str, ...]]
-Sections = Callable[[RunConfig, Split], Mapping[str, Any]]
-Parents = Callable[[RunConfig], tuple[tuple[str, str], ...]]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage. What it is for, a method and a training seed, stands in the configuration.
-
-    Attributes:
-        name: The module of `pipelines` whose `main` runs it.
-        folders: Its directories in the run directory; the first is marked as done last.
-        sections: What its result depends on besides its parents: parts of the configuration, and
-            whatever else can be hashed.
-        parents: The stages it is made from, each with the method it is for.
-        wanted: Whether a configuration has this stage in its method's chain.
-        shared: Whether it is the same for all methods and training seeds.
-        section: Of a training stage, the section of the configuration that holds its settings.
-        batches: Of a training stage, what its batches are drawn for: two stages of one training
-            seed and one purpose draw the same.
-        results: Files in its directories that others read, as patterns.
-        stacks: Of a training stage, whether several training seeds can be trained as one model:
-            its module then has `prepare`.
-    """
-
-    name: str
-    folders: Folders
-    sections: Sections
-    parents: Parents = lambda config: ()
-    wanted: Callable[[RunConfig], bool] = lambda config: True
-    shared: bool = False
-    section: str = ""
-    batches: str = ""
-    results: tuple[str, ...] = ("model/config.json", "model/model.safetensors")
-    stacks: bool = False
-
-    def job(self, config: RunConfig) -> str:
-        """Return its name among the stages of a run."""
-        if self.shared:
-            return self.folders(config)[0]
-        seed = "" if config.method in UNTRAINED else f"seed_{config.seed}/"
-        return f"{seed}{config.method}/{self.name}"
-
-    def settings(self, config: RunConfig) -> Any:
-        """Return the settings of a training stage."""
-        return getattr(config, self.section)
-
-    def target(self, config: RunConfig) -> str:
-        """Return what a training stage learns the actions from, besides what is recorded."""
-        settings = self.settings(config)
-        loss = getattr(settings, "loss", None)
-        if isinstance(loss, LossConfig):
-            return loss.target if loss.beta > 0 else ""
-        return getattr(settings, "target", "")
 
 
 class Inputs:
@@ -280,6 +221,12 @@ def _evaluate_parents(config: RunConfig) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys([*trained, *teacher]))
 
 
+def history_regions(config: RunConfig) -> tuple[int, ...]:
+    """Return the lengths of the history, in regions, at which the cost of acting is measured."""
+    most = max(1, MOST_TRANSITIONS // config.region_len)
+    return tuple(n for n in HISTORY_REGIONS if n <= most)
+
+
 def _cost_sections(config: RunConfig, split: Split) -> dict[str, Any]:
     return {
         "family": config.family,
@@ -290,7 +237,7 @@ def _cost_sections(config: RunConfig, split: Split) -> dict[str, Any]:
         "decoder": config.decoder,
         "teacher": config.teacher,
         "long_context": config.long_context,
-        "history_regions": HISTORY_REGIONS,
+        "history_regions": history_regions(config),
         "n_streams": N_STREAMS,
         **_jitter(config),
     }

@@ -14,7 +14,7 @@ from histories.collection import CollectSettings, collect, one_after_another
 from histories.store import open_histories
 from pipelines.config import RunConfig
 from pipelines.opening import open_run
-from pipelines.stages import StageError
+from pipelines.stage import StageError
 from tasks.family import FamilyError
 from tasks.gymnasium_family import GymnasiumFamily
 from tasks.wrappers import PermutedActions, permutation

@@ -5,7 +5,8 @@ import pytest
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, untrained_of
 from pipelines.plan import StackedStage, plan, stacked, unneeded
-from pipelines.stages import StageError
+from pipelines.stage import StageError
+from pipelines.stages import history_regions
 from tasks.darkroom import DarkRoomFamily
 from training.config import load_config
 
@@ -131,6 +132,12 @@ def test_pretraining_depends_on_the_stride_where_it_draws_pairs(planned):
     stride, pairs = "sampling.history_stride=2", "pretrain.loss.prediction=1"
     assert pretrained() == pretrained(stride)
     assert len({pretrained(), pretrained(pairs), pretrained(pairs, stride)}) == 3
+
+
+def test_cost_is_measured_as_far_as_a_whole_history_can_be_acted_with():
+    assert history_regions(RunConfig(region_len=80))[-1] == 50
+    assert history_regions(RunConfig(region_len=200))[-1] == 20
+    assert history_regions(RunConfig(region_len=9000)) == (1,)
 
 
 def test_seeds_share_data_alone(planned):

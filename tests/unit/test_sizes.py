@@ -7,7 +7,7 @@ import pytest
 from pipelines import sizes
 from pipelines.config import RunConfig
 from pipelines.opening import open_run
-from pipelines.stages import StageError
+from pipelines.stage import StageError
 from training.config import load_config
 
 ROOT = Path(__file__).parents[2]
