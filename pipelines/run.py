@@ -38,6 +38,7 @@ def main(config: RunConfig, *, dry_run: bool = False) -> None:
     stages = plan(config)
     idle = unneeded(stages, {stage.name for stage in stages if _has_result(config, stage)})
     stages = [stage for stage in stages if stage.name not in idle]
+    run.accelerator.wait_for_everyone()  # none begins while another still looks what is done
     for stage in stages:
         if stage.module in DATA_STAGES:
             stage.run()
