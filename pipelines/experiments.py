@@ -39,7 +39,10 @@ EVALUATIONS = "evaluations.tar.xz"
 Unpacked into an empty run directory it serves as those evaluations do: the run goes on with more
 training seeds or methods, whichever machine it began on.
 """
-EVALUATED = ("config.yaml", "seed_*/evaluate/*/*", "references/*/*", "cost/*")
+EVALUATED = (
+    *("config.yaml", "collect/learning_curves.csv"),
+    *("seed_*/evaluate/*/*", "references/*/*", "cost/*"),
+)
 
 
 class ExperimentsError(UserError):

@@ -197,6 +197,7 @@ def test_published_evaluations_are_gone_on_with_elsewhere(workplace, capsys):
     archive = workplace / "published/room/evaluations.tar.xz"
     with tarfile.open(archive) as tar:
         tar.extractall("moved", filter="data")
+    assert (workplace / "moved/collect/learning_curves.csv").is_file()  # figures have them
     # What is there needs nothing before it; one more training seed, all of its own.
     run = import_module("pipelines.run").main
     there = ["--config", "base.yaml", "methods=[student]", "run_dir=moved"]
