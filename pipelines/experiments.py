@@ -40,8 +40,11 @@ Unpacked into an empty run directory it serves as those evaluations do: the run 
 training seeds or methods, whichever machine it began on.
 """
 EVALUATED = (
-    *("config.yaml", "collect/learning_curves.csv"),
-    *("seed_*/evaluate/*/*", "references/*/*", "cost/*"),
+    "config.yaml",
+    "collect/learning_curves.csv",
+    "seed_*/evaluate/*/*",
+    "references/*/*",
+    "cost/*",
 )
 
 

@@ -17,7 +17,7 @@ from tasks.family import FamilyError, Task, TaskFamily, expert_of, information_b
 from tasks.family_check import MOST_STEPS, Contract, Findings, sample, some_of, too_long
 from tasks.posterior import has_posterior
 from tasks.splits import FEW_TASKS, Split, few_tasks
-from tasks.vector import final_observations
+from tasks.vector import take_step
 
 N_TASKS, N_STREAMS = 8, 64
 """Of what is played: tasks, and streams of all of them together."""
@@ -278,9 +278,8 @@ class _Played:
             while not episodes.over.all():
                 actions = act(observations)
                 began = time.perf_counter()
-                following, rewards, terminated, truncated, infos = env.step(actions)
+                following, rewards, true_next, terminated, truncated = take_step(env, actions)
                 episodes.seconds += time.perf_counter() - began
-                true_next = final_observations(following, infos)
                 if expert is not None:
                     expert.observe(rewards, terminated, truncated, true_next)
                 episodes.add(rewards, terminated | truncated, following, true_next)

@@ -157,12 +157,17 @@ experiments:
 """
 
 
-def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, capsys):
-    (workplace / "list.yaml").write_text(EXPERIMENTS)
-    # A family that cannot even be imported without what is not installed.
+@pytest.fixture
+def _absent_extra(workplace):
+    """Write what the list calls elsewhere: its family cannot even be imported."""
     (workplace / "absent_extra.yaml").write_text(
         "base: base.yaml\nrun_dir: elsewhere\nfamily: {target: 'no_such_module:Family'}\n"
     )
+
+
+@pytest.mark.usefixtures("_absent_extra")
+def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, capsys):
+    (workplace / "list.yaml").write_text(EXPERIMENTS)
     ablate("--dry-run", name="list.yaml")
     shown = capsys.readouterr().out
     names = [line.split()[0] for line in shown.splitlines()[1:]]
@@ -225,11 +230,12 @@ def test_published_evaluations_are_gone_on_with_elsewhere(workplace, capsys):
         (
             "{methods: [student]}",
             "{method: 3}",
-            "experiments.room.settings: method: expected",
+            "experiments.room.settings: method: expected one of",
         ),
         ("elsewhere: {config", "elsewhere: {configs", "unknown key"),
     ],
 )
+@pytest.mark.usefixtures("_absent_extra")
 def test_a_list_that_cannot_be_used_is_refused_before_anything_runs(
     workplace, capsys, old, new, said
 ):
