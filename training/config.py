@@ -178,13 +178,20 @@ def _apply_override(cls: Any, tree: dict[str, Any], text: str, origins: dict[str
             raise ConfigError(
                 f"{COMMAND_LINE}: {key}: {where} is no section, it is {describe(hint)}."
             )
-        child = node.get(part)
-        node[part] = dict(child) if isinstance(child, dict) else {}
-        node = node[part]
-    node.update(_merge(section, node, {parts[-1]: value}))
+        own = _as_in(node, part)
+        child = node.get(own)
+        node[own] = dict(child) if isinstance(child, dict) else {}
+        node = node[own]
+    node.update(_merge(section, node, {_as_in(node, parts[-1]): value}))
     origins.update((name, COMMAND_LINE) for name in [key, *_dotted_keys(value, key)])
     for depth in range(1, len(parts)):  # a section no file mentions was opened by this override
         origins.setdefault(".".join(parts[:depth]), COMMAND_LINE)
+
+
+def _as_in(node: Mapping[Any, Any], written: str) -> Any:
+    """The key that is meant: among numbers, as a file may have them, the number."""
+    numbers = bool(node) and all(type(key) is int for key in node)
+    return int(written) if numbers and written.isascii() and written.isdigit() else written
 
 
 def _resolve(tree: dict[str, Any], path: str | Path) -> dict[str, Any]:

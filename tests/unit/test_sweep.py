@@ -108,6 +108,16 @@ def test_a_label_set_to_null_is_left_out(sweep):
         sweep(text, "grid.size.large=null", "grid.size.small=null")
 
 
+def test_a_label_that_is_a_number_is_set_as_it_is_written(sweep):
+    text = (
+        "controls: []\ngrid: {bits: {4: {compressor.n_latents: 1}, 8: {compressor.n_latents: 4}}}"
+    )
+    assert sweep(text, "grid.bits.4=null").axes["bits"] == (8,)
+    assert sweep(text, "grid.bits.16={compressor.n_latents: 8}").axes["bits"] == (4, 8, 16)
+    cells = map(stages_of, sweep(text, "grid.bits.8={compressor.n_latents: 2}").cells)
+    assert [own["student/distill"].config.compressor.n_latents for own in cells] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
