@@ -8,7 +8,7 @@ enters as any in-context model of full raw context.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -26,10 +26,10 @@ from ad.losses import (
     masked_mean,
 )
 from ad.model import InContextModel, Output, Triple, seeded_part
-from ad.queries import all_observations, asked_at
+from ad.queries import Questions, answers
 from ad.student import CADStudent
 from base.ranges import AtLeast
-from nets.regions import Regions, join_regions
+from nets.regions import Regions
 from nets.spaces import FieldSpec
 from training.optim import StagedObjective, annealed
 
@@ -171,12 +171,9 @@ class ActionObjective(StagedObjective):
         self.student = student
         self.config = loss
         self._hidden = (teacher, student.compressor_modules if freeze_compressor else [])
-        if loss.queries == "all":
-            sees = {getattr(model, "sees", "region") for model in (student, teacher)}
-            if sees != {"step"}:
-                raise ValueError("queries is all, which needs models that see a step alone")
-            spec = FieldSpec.from_json(student.config.observation)
-            self.register_buffer("observations", all_observations(spec), persistent=False)
+        asked = [student, *([teacher] if loss.needs_teacher and teacher is not None else [])]
+        spec = FieldSpec.from_json(student.config.observation)
+        self.questions = Questions(spec, asked, every=loss.queries == "all")
         for module in self._hidden[1]:
             module.requires_grad_(False)
         width = student.config.student_parts.model.d_model
@@ -211,27 +208,27 @@ class ActionObjective(StagedObjective):
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""
         config, actions, query = self.config, self.student.actions, batch.query
-        asked, n_steps = batch, query.mask.shape[1]
-        if config.queries == "all":  # steps do not see each other: one pass answers all
-            more = asked_at(self.get_buffer("observations"), query)
-            asked = replace(batch, query=join_regions(query, more))
+        asked, places = self.questions.ask(batch)
         with CrossInputs(self.student.decoder, record=config.attention > 0) as seen:
             output = self.student(asked)
-        nll = actions.nll(output.parameters[:, :n_steps], query.actions, config.label_smoothing)
+        parameters = answers(output.parameters, places)
+        nll = actions.nll(parameters, query.actions, config.label_smoothing)
         of_actions = masked_mean(generalised(nll, config.nll_power), query.mask)
         nll = masked_mean(nll, query.mask)
         loss = config.alpha * of_actions
         loss = loss + auxiliary_loss(output.losses, config.lambda_cap, config.weights)
         metrics = {"action_nll": nll, **output.losses, **output.metrics}
         if config.beta > 0:
-            target = self._target(asked)
+            target = self._target(asked, places)
             if config.target == "self":
                 own = actions.nll(target, query.actions, config.label_smoothing)
                 metrics["full_context_nll"] = masked_mean(own, query.mask)
                 loss, target = loss + metrics["full_context_nll"], target.detach()
-            first = n_steps if config.queries == "all" else 0
-            apart = divergence(actions, target, output.parameters, config)
-            kl = masked_mean(apart[:, first:], asked.query.mask[:, first:])
+            if config.queries == "all":
+                apart = divergence(actions, target, output.parameters, config)
+                kl = masked_mean(apart, asked.query.mask)
+            else:
+                kl = masked_mean(divergence(actions, target, parameters, config), query.mask)
             loss = loss + config.beta * config.tau**2 * kl
             metrics[f"{config.target}_kl"] = kl
         if max(config.gamma, config.gamma_final or 0.0) > 0 and output.latents is not None:
@@ -240,19 +237,22 @@ class ActionObjective(StagedObjective):
             loss = loss + gamma * reconstruction
             metrics |= {"rec_loss": reconstruction, **fields}
         if config.attention > 0 and output.latents is not None:
-            matched = attention_loss(self.student, output.latents, _previous(batch), seen.inputs)
+            inputs = [answers(x, places) for x in seen.inputs]
+            matched = attention_loss(self.student, output.latents, _previous(batch), inputs)
             loss = loss + config.attention * matched
             metrics["attention_loss"] = matched
-        beside, told = self._beside(output, query)
+        beside, told = self._beside(output, query, places)
         loss, metrics = loss + beside, metrics | told
         return loss, {name: value.detach() for name, value in {**metrics, "loss": loss}.items()}
 
-    def _beside(self, output: Output, query: Regions) -> tuple[Tensor | float, dict[str, Tensor]]:
+    def _beside(
+        self, output: Output, query: Regions, places: Tensor | None
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """Return the weighted losses of what is read from hidden states besides actions."""
         config, loss, metrics = self.config, 0.0, {}
         if output.hidden is None or not (config.returns or config.ahead):
             return loss, metrics
-        hidden = output.hidden[:, : query.mask.shape[1]]
+        hidden = answers(output.hidden, places)
         if config.returns > 0:
             metrics["return_error"] = self.return_head.loss(hidden, query)
             loss = loss + config.returns * metrics["return_error"]
@@ -262,15 +262,19 @@ class ActionObjective(StagedObjective):
             metrics |= {"ahead_loss": ahead, **scores}
         return loss, metrics
 
-    def _target(self, asked: Triple) -> Tensor:
-        """Return the parameters (B, T, P) that the student's are to come near to."""
+    def _target(self, asked: Triple, places: Tensor | None) -> Tensor:
+        """Return the parameters that the student's are to come near to.
+
+        (B, T, P), or (B, S, P) where all observations are asked about.
+        """
         teacher = self._hidden[0]
         if self.config.target == "self":
-            return full_context(self.student, asked)
+            return answers(full_context(self.student, asked), places)
         if self.config.target != "teacher" or teacher is None:
             return asked.extra[LABELS_NAME]
         with torch.no_grad():
-            return teacher(asked).parameters
+            told = teacher(asked).parameters
+        return told if self.config.queries == "all" else answers(told, places)
 
 
 def _previous(batch: Triple) -> Regions:

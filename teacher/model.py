@@ -29,6 +29,7 @@ from ad.model import (
     seeded_part,
 )
 from ad.objectives import LABELS_NAME
+from ad.queries import Questions, answers
 from base.errors import UserError
 from base.imports import ImportPathError, import_object
 from base.ranges import AtLeast, Between
@@ -334,17 +335,20 @@ class RawContextObjective(nn.Module):
         self.label_smoothing = label_smoothing
         self.weights = dict(weights or {})
         self.n_context_regions = teacher.n_context_regions
+        self.questions = Questions(FieldSpec.from_json(teacher.config.observation), [teacher])
 
     def forward(self, batch: Triple) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics (detached scalars) of a batch."""
         teacher, query = self.teacher, batch.query
-        output = teacher(batch)
+        asked, places = self.questions.ask(batch)
+        output = teacher(asked)
+        parameters = answers(output.parameters, places)
         mask = query.mask if output.mask is None else output.mask
-        nll = teacher.actions.nll(output.parameters, query.actions, self.label_smoothing)
+        nll = teacher.actions.nll(parameters, query.actions, self.label_smoothing)
         metrics = {"action_nll": masked_mean(nll, mask), **output.losses}
         loss = metrics["action_nll"]
         if LABELS_NAME in batch.extra:
-            kl = teacher.actions.kl(batch.extra[LABELS_NAME], output.parameters)
+            kl = teacher.actions.kl(batch.extra[LABELS_NAME], parameters)
             loss = metrics["label_kl"] = masked_mean(kl, mask)
         loss = loss + auxiliary_loss(output.losses, 0.0, self.weights)
         metrics["loss"] = loss
