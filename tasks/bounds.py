@@ -155,10 +155,8 @@ def _point(
     return log_words, (max(free - slope * distortion, 0.0), distortion, free - gap)
 
 
-def codebook_distortion(
-    distortions: np.ndarray, n_words: int, source: np.ndarray | None = None
-) -> float:
-    """Distortion of a code that has one of `n_words` words for each letter, log2 of them in bits.
+def codebook(distortions: np.ndarray, n_words: int, source: np.ndarray | None = None) -> np.ndarray:
+    """Columns `(n_words,)` of a code that has one of them for each letter, log2 of them in bits.
 
     Words are chosen one after the other, each for the most it saves; that saves at least 1 - 1/e of
     what the best words would (Nemhauser, Wolsey & Fisher 1978), beginning with the best single one.
@@ -170,11 +168,20 @@ def codebook_distortion(
     """
     if source is None:
         source = np.full(len(distortions), 1.0 / len(distortions))
-    costs = np.full(len(distortions), np.inf)
+    costs, chosen = np.full(len(distortions), np.inf), []
     for _ in range(n_words):
         every = np.minimum(costs[:, None], distortions)  # (K, J)
-        costs = every[:, (source @ every).argmin()]
-    return float(source @ costs)
+        chosen.append(int((source @ every).argmin()))
+        costs = every[:, chosen[-1]]
+    return np.array(chosen)
+
+
+def codebook_distortion(
+    distortions: np.ndarray, n_words: int, source: np.ndarray | None = None
+) -> float:
+    """Distortion of `codebook`, arguments as there."""
+    least = distortions[:, codebook(distortions, n_words, source)].min(1)
+    return float(np.average(least, weights=source))
 
 
 def return_losses(mdps: Sequence[TabularMDP], policies: np.ndarray | None = None) -> np.ndarray:

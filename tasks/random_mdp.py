@@ -25,6 +25,7 @@ from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.garnet_search import GarnetPosterior, TimedExpert, dense, expected, subsets
 from tasks.references import TabularMDP, action_values, is_optimal, optimal_return, random_return
+from tasks.return_bounds import MOST_MDPS, ReturnBound, policy_bound
 from tasks.vector import OnlyEnv
 
 CHUNK = 256  # tasks drawn at once, whatever their number, so that fewer tasks are the first of more
@@ -245,6 +246,10 @@ class RandomMDPFamily:
         (transitions,), (pays,) = self._arrays([task])
         start = np.eye(1, len(pays))[0]
         return TabularMDP(transitions, expected(transitions, pays), start, self.episode_len)
+
+    def return_bound(self, bits: np.ndarray) -> ReturnBound | None:
+        """The most return that so many bits allow who takes one action in each state."""
+        return policy_bound(bits, [self.tabular(task) for task in self._tasks[:MOST_MDPS]])
 
     def posterior(self, prior_tasks: Sequence[Task], n_streams: int) -> GarnetPosterior:
         """Transitions and states that pay are unknown; it knows no task."""

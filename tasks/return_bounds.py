@@ -3,6 +3,7 @@
 A family that knows it has `return_bound(bits)`. The arithmetic stands in `tasks.bounds`.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ N_POINTS = 48
 """Of a written curve, besides that of no bits."""
 LEAST_SHARE = 1 / 64
 """Of the bits of a task, at which it begins."""
+MOST_POLICIES, MOST_MDPS = 1024, 500
+"""That `policy_bound` looks through: all there are, and the first of more."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,44 @@ def shared_dynamics_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> Retur
     curve = rate_distortion(return_losses(mdps) / spans[:, None], beyond=most)
     lost = curve.distortion(np.maximum(bits, 1e-9))  # tangents at no bits too
     return ReturnBound(bits, 1 - lost, None, own_episode=False)
+
+
+def policy_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> ReturnBound | None:
+    """Blahut-Arimoto's over all policies that take one action in each state, at whatever time.
+
+    Each of them is a word, the loss of normalised return its distortion; tasks, drawn by a family
+    from endlessly many, are equally likely. Of so many draws the curve is a little above that of
+    the family, on average, so that it errs to the safe side. Policies that draw their action anew
+    at each visit are no words: in random MDPs of 6 states 3,500 of them raise it by 0.003 at most.
+
+    Args:
+        bits: `(P,)`.
+        mdps: Tasks of equal spaces and horizon.
+
+    Returns:
+        None where policies are more than `MOST_POLICIES`, or one is as good as another in a task.
+    """
+    n_states, n_actions = mdps[0].rewards.shape
+    if n_actions**n_states > MOST_POLICIES:
+        return None
+    lost = policy_losses(mdps[:MOST_MDPS])
+    if lost is None:
+        return None
+    slopes = np.geomspace(0.05, 200, 30)  # nats per unit of normalised return
+    curve = rate_distortion(lost, slopes=slopes, tolerance=1e-3, most_updates=500)
+    return ReturnBound(bits, 1 - curve.distortion(bits), None, own_episode=False)
+
+
+def policy_losses(mdps: Sequence[TabularMDP]) -> np.ndarray | None:
+    """Normalised return `(K, J)` that each policy of one action a state loses in each MDP.
+
+    None where one policy is as good as another in a task.
+    """
+    n_states, n_actions = mdps[0].rewards.shape
+    spans = np.array([optimal_return(mdp) - random_return(mdp) for mdp in mdps])
+    if spans.min() <= 0:
+        return None
+    taken = np.array(list(itertools.product(range(n_actions), repeat=n_states)))  # (J, S)
+    one_step = np.eye(n_actions)[taken][:, None]  # (J, 1, S, A)
+    policies = np.repeat(one_step, mdps[0].horizon, axis=1)
+    return return_losses(mdps, policies) / spans[:, None]

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from tasks.bandits import BernoulliBanditFamily, KeyedBanditFamily
-from tasks.bounds import optimal_policies, policy_returns, rate_distortion, return_losses
+from tasks.bounds import (
+    codebook_distortion,
+    optimal_policies,
+    policy_returns,
+    rate_distortion,
+    return_losses,
+)
 from tasks.darkroom import DarkRoomFamily
+from tasks.random_mdp import RandomMDPFamily
 from tasks.references import TabularMDP, optimal_return, random_return
 from tasks.return_bounds import return_bound, shared_dynamics_bound
 
@@ -74,7 +81,22 @@ def test_hedging_paths_beat_optimal_ones_and_stay_below_the_bound():
     assert shared_dynamics_bound(np.array([0.0]), two).returns == pytest.approx([1])
 
 
+def test_random_mdps_are_bounded_for_whoever_takes_one_action_in_each_state():
+    family = RandomMDPFamily(3, 2, horizon=6, n_tasks=60)
+    bound = family.return_bound(np.array([0.0, 1.0, 2.0, 3.0])).returns
+    mdps = [family.tabular(task) for task in family.tasks()]
+    every = np.array(list(itertools.product(np.eye(2), repeat=3)))  # (8, S, A)
+    losses = normalized_losses(mdps, np.repeat(every[:, None], 6, axis=1))
+    assert bound[0] == pytest.approx(1 - losses.mean(0).min(), abs=1e-6)  # the best of all for all
+    for bits in (1, 2):  # words for single tasks
+        assert bound[0] < 1 - codebook_distortion(losses, 2**bits) < bound[bits]
+    # Eight policies, three bits: each task has its best.
+    assert bound[3] == pytest.approx(1 - losses.min(1).mean(), abs=1e-6)
+    assert (np.diff(bound) >= 0).all()
+
+
 def test_what_is_not_bounded_says_so():
+    assert return_bound(RandomMDPFamily(6, 4, n_tasks=3)) is None  # 4,096 policies
     once = DarkRoomFamily(size=2, horizon=3, reward="once")
     assert return_bound(once) is None
     assert return_bound(BernoulliBanditFamily(n_tasks=3)) is None
