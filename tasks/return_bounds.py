@@ -139,26 +139,18 @@ def policy_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> ReturnBound | 
         None where policies are more than `MOST_POLICIES`, or one is as good as another in a task.
     """
     n_states, n_actions = mdps[0].rewards.shape
-    if n_actions**n_states > MOST_POLICIES:
+    mdps = mdps[:MOST_MDPS]
+    spans = np.array([optimal_return(mdp) - random_return(mdp) for mdp in mdps])
+    if n_actions**n_states > MOST_POLICIES or spans.min() <= 0:
         return None
-    lost = policy_losses(mdps[:MOST_MDPS])
-    if lost is None:
-        return None
+    lost = return_losses(mdps, every_policy(mdps[0])) / spans[:, None]
     slopes = np.geomspace(0.05, 200, 30)  # nats per unit of normalised return
     curve = rate_distortion(lost, slopes=slopes, tolerance=1e-3, most_updates=500)
     return ReturnBound(bits, 1 - curve.distortion(bits), None, own_episode=False)
 
 
-def policy_losses(mdps: Sequence[TabularMDP]) -> np.ndarray | None:
-    """Normalised return `(K, J)` that each policy of one action a state loses in each MDP.
-
-    None where one policy is as good as another in a task.
-    """
-    n_states, n_actions = mdps[0].rewards.shape
-    spans = np.array([optimal_return(mdp) - random_return(mdp) for mdp in mdps])
-    if spans.min() <= 0:
-        return None
+def every_policy(mdp: TabularMDP) -> np.ndarray:
+    """All policies `(A^S, H, S, A)` of one action in each state, at whatever time."""
+    n_states, n_actions = mdp.rewards.shape
     taken = np.array(list(itertools.product(range(n_actions), repeat=n_states)))  # (J, S)
-    one_step = np.eye(n_actions)[taken][:, None]  # (J, 1, S, A)
-    policies = np.repeat(one_step, mdps[0].horizon, axis=1)
-    return return_losses(mdps, policies) / spans[:, None]
+    return np.repeat(np.eye(n_actions)[taken][:, None], mdp.horizon, axis=1)
