@@ -219,16 +219,15 @@ class ActionObjective(StagedObjective):
         loss = loss + auxiliary_loss(output.losses, config.lambda_cap, config.weights)
         metrics = {"action_nll": nll, **output.losses, **output.metrics}
         if config.beta > 0:
-            target = self._target(asked, places)
+            everywhere = config.queries == "all"
+            target = self._target(asked, None if everywhere else places)
             if config.target == "self":
                 own = actions.nll(target, query.actions, config.label_smoothing)
                 metrics["full_context_nll"] = masked_mean(own, query.mask)
                 loss, target = loss + metrics["full_context_nll"], target.detach()
-            if config.queries == "all":
-                apart = divergence(actions, target, output.parameters, config)
-                kl = masked_mean(apart, asked.query.mask)
-            else:
-                kl = masked_mean(divergence(actions, target, parameters, config), query.mask)
+            ours = output.parameters if everywhere else parameters
+            mask = asked.query.mask if everywhere else query.mask
+            kl = masked_mean(divergence(actions, target, ours, config), mask)
             loss = loss + config.beta * config.tau**2 * kl
             metrics[f"{config.target}_kl"] = kl
         if max(config.gamma, config.gamma_final or 0.0) > 0 and output.latents is not None:
@@ -263,18 +262,14 @@ class ActionObjective(StagedObjective):
         return loss, metrics
 
     def _target(self, asked: Triple, places: Tensor | None) -> Tensor:
-        """Return the parameters that the student's are to come near to.
-
-        (B, T, P), or (B, S, P) where all observations are asked about.
-        """
+        """Return the parameters (B, T, P) that the student's are to come near to."""
         teacher = self._hidden[0]
         if self.config.target == "self":
             return answers(full_context(self.student, asked), places)
         if self.config.target != "teacher" or teacher is None:
             return asked.extra[LABELS_NAME]
         with torch.no_grad():
-            told = teacher(asked).parameters
-        return told if self.config.queries == "all" else answers(told, places)
+            return answers(teacher(asked).parameters, places)
 
 
 def _previous(batch: Triple) -> Regions:

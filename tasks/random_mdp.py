@@ -25,7 +25,7 @@ from tasks.draws import check_counts
 from tasks.family import FamilyError, Task
 from tasks.garnet_search import GarnetPosterior, TimedExpert, dense, expected, subsets
 from tasks.references import TabularMDP, action_values, is_optimal, optimal_return, random_return
-from tasks.return_bounds import MOST_MDPS, ReturnBound, policy_bound
+from tasks.return_bounds import ReturnBound, policy_bound
 from tasks.vector import OnlyEnv
 
 CHUNK = 256  # tasks drawn at once, whatever their number, so that fewer tasks are the first of more
@@ -249,7 +249,7 @@ class RandomMDPFamily:
 
     def return_bound(self, bits: np.ndarray) -> ReturnBound | None:
         """The most return that so many bits allow who takes one action in each state."""
-        return policy_bound(bits, [self.tabular(task) for task in self._tasks[:MOST_MDPS]])
+        return policy_bound(bits, map(self.tabular, self._tasks))
 
     def posterior(self, prior_tasks: Sequence[Task], n_streams: int) -> GarnetPosterior:
         """Transitions and states that pay are unknown; it knows no task."""

@@ -4,7 +4,7 @@ A family that knows it has `return_bound(bits)`. The arithmetic stands in `tasks
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ def shared_dynamics_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> Retur
     return ReturnBound(bits, 1 - lost, None, own_episode=False)
 
 
-def policy_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> ReturnBound | None:
+def policy_bound(bits: np.ndarray, mdps: Iterable[TabularMDP]) -> ReturnBound | None:
     """Blahut-Arimoto's over all policies that take one action in each state, at whatever time.
 
     Each of them is a word, the loss of normalised return its distortion; tasks, drawn by a family
@@ -133,17 +133,21 @@ def policy_bound(bits: np.ndarray, mdps: Sequence[TabularMDP]) -> ReturnBound | 
 
     Args:
         bits: `(P,)`.
-        mdps: Tasks of equal spaces and horizon.
+        mdps: Tasks of equal spaces and horizon; no more are made than are looked at.
 
     Returns:
         None where policies are more than `MOST_POLICIES`, or one is as good as another in a task.
     """
-    n_states, n_actions = mdps[0].rewards.shape
-    mdps = mdps[:MOST_MDPS]
-    spans = np.array([optimal_return(mdp) - random_return(mdp) for mdp in mdps])
-    if n_actions**n_states > MOST_POLICIES or spans.min() <= 0:
+    following = iter(mdps)
+    first = next(following)
+    n_states, n_actions = first.rewards.shape
+    if n_actions**n_states > MOST_POLICIES:
         return None
-    lost = return_losses(mdps, every_policy(mdps[0])) / spans[:, None]
+    mdps = [first, *itertools.islice(following, MOST_MDPS - 1)]
+    spans = np.array([optimal_return(mdp) - random_return(mdp) for mdp in mdps])
+    if spans.min() <= 0:
+        return None
+    lost = return_losses(mdps, every_policy(first)) / spans[:, None]
     slopes = np.geomspace(0.05, 200, 30)  # nats per unit of normalised return
     curve = rate_distortion(lost, slopes=slopes, tolerance=1e-3, most_updates=500)
     return ReturnBound(bits, 1 - curve.distortion(bits), None, own_episode=False)
