@@ -23,8 +23,8 @@ from rich.table import Table
 
 from ad.model import Triple
 from ad.objectives import ActionObjective
-from nets.regions import Regions
-from nets.spaces import FieldSpec, field_spec
+from benchmarks.speed import random_triple
+from nets.spaces import field_spec
 from pipelines.common import Run
 from pipelines.config import RunConfig
 from pipelines.models import build_model
@@ -35,22 +35,6 @@ from training.optim import OptimConfig, build_optimizer
 
 FAMILIES = ("keyed_bandit", "keyed_bandit_128", "random_mdp_recall", "permuted_room")
 ROUNDS = 7
-
-
-def random_triple(observation: FieldSpec, action: FieldSpec, batch: int, length: int) -> Triple:
-    """Draw a batch (B, 1, L, ...) of one previous region a row."""
-
-    def values(spec: FieldSpec, *size: int) -> torch.Tensor:
-        axes = torch.stack([torch.randint(n, size) for n in spec.n_classes], -1)
-        return spec.classes(axes)
-
-    def regions(*size: int) -> Regions:
-        flags, cells = torch.zeros(size, dtype=torch.bool), values(observation, *size)
-        rewards = torch.rand(size).round()
-        return Regions(cells, values(action, *size), rewards, cells, flags, flags, ~flags)
-
-    has_context = torch.ones(batch, 1, dtype=torch.bool)
-    return Triple(regions(batch, 1, length), has_context, regions(batch, length))
 
 
 class Way:
@@ -95,7 +79,7 @@ def main(rounds: int = ROUNDS) -> None:
         family, split = open_tasks(config)
         run = Run(config, Path(), family, split, Accelerator(cpu=True))
         observation = field_spec(family.observation_space, "observation")
-        action = field_spec(family.action_space, "action")
+        fields = {"observation": observation, "action": field_spec(family.action_space, "action")}
         for method in ("student", "teacher"):
             ways = []
             for once in (False, True):
@@ -103,7 +87,7 @@ def main(rounds: int = ROUNDS) -> None:
                 objective, size = objective_of(config, run, method)
                 ways.append(Way(objective, once=once))
             for _ in range(rounds + 1):
-                batch = random_triple(observation, action, size, config.region_len)
+                batch = random_triple(size, 1, **fields, region_len=config.region_len)
                 for way in ways:
                     way.update(batch)
             plain, once = (way.seconds[1:] for way in ways)  # the first warms up

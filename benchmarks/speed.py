@@ -32,8 +32,8 @@ from tasks.darkroom import DarkRoomFamily
 from teacher.model import RawContextObjective, TeacherConfig, TeacherModel, TeacherModelConfig
 from training.metrics import training_bytes
 
-OBSERVATION = FieldSpec("classes", (2,), (9, 9)).to_json()
-ACTION = FieldSpec("classes", (), (5,)).to_json()
+CELLS, CHOICE = FieldSpec("classes", (2,), (9, 9)), FieldSpec("classes", (), (5,))
+OBSERVATION, ACTION = CELLS.to_json(), CHOICE.to_json()
 REGION_LEN, BATCH = 80, 48
 
 
@@ -48,17 +48,26 @@ def median_seconds(function: Callable[[], object], repetitions: int) -> float:
     return statistics.median(times)
 
 
-def random_triple(batch: int, n_regions: int) -> Triple:
-    """Draw a batch of triples (B, R, L, ...)."""
+def random_triple(
+    batch: int,
+    n_regions: int,
+    *,
+    observation: FieldSpec = CELLS,
+    action: FieldSpec = CHOICE,
+    region_len: int = REGION_LEN,
+) -> Triple:
+    """Draw a batch of triples (B, R, L, ...), observations and actions being classes."""
+
+    def values(spec: FieldSpec, *size: int) -> torch.Tensor:
+        return spec.classes(torch.stack([torch.randint(n, size) for n in spec.n_classes], -1))
 
     def regions(*size: int) -> Regions:
-        flags = torch.zeros(size, dtype=torch.bool)
-        cells = torch.randint(9, (*size, 2))
+        flags, seen = torch.zeros(size, dtype=torch.bool), values(observation, *size)
         rewards = torch.rand(size).round()
-        return Regions(cells, torch.randint(5, size), rewards, cells, flags, flags, ~flags)
+        return Regions(seen, values(action, *size), rewards, seen, flags, flags, ~flags)
 
     has_context = torch.ones(batch, n_regions, dtype=torch.bool)
-    return Triple(regions(batch, n_regions, REGION_LEN), has_context, regions(batch, REGION_LEN))
+    return Triple(regions(batch, n_regions, region_len), has_context, regions(batch, region_len))
 
 
 def training_rows() -> list[tuple[str, float, str]]:
