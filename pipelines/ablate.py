@@ -69,7 +69,7 @@ def main(config: SweepConfig | ExperimentsConfig, file: str, *, dry_run: bool = 
     check_executor(config.executor, config.executor_options)
     sweep = lay_out(config, file)
     config = sweep.config
-    store = StageStore(config.store, [*config.reuse, sweep.base_config.run_dir])
+    store = sweep.store()
     work = what_is_left(sweep, store)
     console = Console(highlight=False, markup=False)
     table = SweepTable(work.rows, console)
@@ -145,9 +145,11 @@ def prepare(sweep: Sweep, store: StageStore) -> None:
     Raises:
         RunDirError: It belongs to another sweep.
     """
-    ignored = ("executor", "n_workers", "executor_options", "reuse", "store", "run_dir", "seeds")
+    cells = ("grid", "seeds", "methods", "controls")  # what is done of others stays in the store
+    ignored = ("executor", "n_workers", "executor_options", "reuse", "store", "run_dir", *cells)
     claim_run_dir(sweep.root, sweep.config, ignored)
     take_lock(sweep.root, "cells")
+    write_text(sweep.root / "config.yaml", to_yaml(sweep.config))
     write_json(
         sweep.root / "sweep.json",
         {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,24 +29,26 @@ from base.ranges import Between, Distinct, PathText
 from pipelines.cli import SWEEP_CONFIG, run_or_sweep
 from pipelines.config import RunConfig
 from pipelines.plan import plan, unneeded
-from pipelines.store import StageStore
+from pipelines.store import StageStore, name_of
 from pipelines.sweep import SweepConfig, lay_out, override
 from training.config import config_of, load_config_for
 from training.locks import lock_scope
 
 EVALUATIONS = "evaluations.tar.xz"
-"""Published like a file of the comparison: what a run's comparison is made from, as it lies there.
+"""Published like a file of the comparison: what that is made from, every episode's return.
 
-Unpacked into an empty run directory it serves as those evaluations do: the run goes on with more
-training seeds or methods, whichever machine it began on.
+Unpacked into an empty run directory, a sweep's into the store, it serves as evaluations made there
+do: the same command goes on with more training seeds, methods or cells, on whichever machine.
 """
-EVALUATED = (
+OF_A_RUN = (
     "config.yaml",
     "collect/learning_curves.csv",
     "seed_*/evaluate/*/*",
     "references/*/*",
     "cost/*",
 )
+OF_A_SWEEP = ("evaluate", "cost")
+"""Stages whose folders it holds, called as in a store."""
 
 
 class ExperimentsError(UserError):
@@ -59,8 +62,8 @@ class Entry:
     Attributes:
         config: YAML of a run or of a sweep; a path from here, or relative to the list.
         settings: Keys of that file that are otherwise here, dotted ones for those of sections.
-        publish: Files of its comparison (a sweep's: its report) that are published; of a run
-            also evaluations.tar.xz, what its comparison is made from.
+        publish: Files of its comparison (a sweep's: its report) that are published, and
+            evaluations.tar.xz, what those are made from.
         needs: Top-level modules beyond the usual libraries; where one is not installed the entry
             is left out.
     """
@@ -113,11 +116,29 @@ class Experiment:
             return lay_out(self.config, self.file).root / "report"
         return Path(self.config.run_dir) / "comparison"
 
+    def evaluations(self) -> dict[str, Path]:
+        """The files that evaluations.tar.xz holds, by their names there."""
+        if not isinstance(self.config, SweepConfig):
+            root = Path(self.config.run_dir)
+            paths = [path for pattern in OF_A_RUN for path in root.glob(pattern)]
+            return {str(path.relative_to(root)): path for path in paths if path.is_file()}
+        sweep = lay_out(self.config, self.file)
+        store = sweep.store()
+        stages = [s for c in sweep.cells for s in c.stages if s.module in OF_A_SWEEP]
+        folders = {
+            name_of(stage, position): store.folder(stage, position)
+            for stage in stages
+            if store.done(stage)
+            for position in range(len(stage.folders))
+        }
+        paths = [(name, path) for name, folder in folders.items() for path in folder.iterdir()]
+        return {f"{name}/{path.name}": path for name, path in paths if path.is_file()}
+
     def progress(self) -> tuple[int, int]:
         """Stages whose results it needs, and how many of them are done."""
         if isinstance(self.config, SweepConfig):
             sweep = lay_out(self.config, self.file)
-            store = StageStore(sweep.config.store, [*sweep.config.reuse, sweep.base_config.run_dir])
+            store = sweep.store()
             cells = [cell.stages for cell in sweep.cells]
         else:
             store = StageStore(self.config.run_dir, [self.config.run_dir])
@@ -180,8 +201,6 @@ def _read(name: str, config: ExperimentsConfig, file: Path) -> Experiment:
     overrides = [override(key, value) for key, value in settings.items()]
     kind = SweepConfig if run_or_sweep(str(found)) == SWEEP_CONFIG else RunConfig
     own = load_config_for(kind, found, overrides, f"{where}.settings")
-    if EVALUATIONS in entry.publish and kind is SweepConfig:
-        raise ExperimentsError(f"{where}.publish: {EVALUATIONS} is of a run, and {found} a sweep.")
     absent = tuple(module for module in entry.needs if importlib.util.find_spec(module) is None)
     return Experiment(name, str(found), own, tuple(entry.publish), absent)
 
@@ -234,12 +253,11 @@ def publish(experiment: Experiment, folder: str) -> None:
     for name in files:
         shutil.copyfile(source / name, target / name)
     if EVALUATIONS in experiment.publish:
-        _pack(source.parent, target / EVALUATIONS)
+        _pack(experiment.evaluations(), target / EVALUATIONS)
 
 
-def _pack(run_dir: Path, archive: Path) -> None:
-    """Write a run's evaluations to an archive: of equal files equal bytes."""
-    paths = sorted(path for pattern in EVALUATED for path in run_dir.glob(pattern))
+def _pack(files: Mapping[str, Path], archive: Path) -> None:
+    """Write files to an archive under their names: of equal files equal bytes."""
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.mtime = entry.uid = entry.gid = 0
@@ -248,8 +266,8 @@ def _pack(run_dir: Path, archive: Path) -> None:
         return entry
 
     with atomic_file(archive) as temporary, tarfile.open(temporary, "w:xz") as tar:
-        for path in filter(Path.is_file, paths):
-            tar.add(path, path.relative_to(run_dir), filter=plain)
+        for name, path in sorted(files.items()):
+            tar.add(path, name, filter=plain)
 
 
 def _overview(experiments: list[Experiment]) -> Table:

@@ -45,9 +45,8 @@ class StageStore:
 
     def folder(self, stage: PlannedStage, position: int = 0) -> Path:
         """Return where the stage's folder of this position is, or will be."""
-        last, parts = Path(stage.folders[position]).name, stage.name.split("/")
-        name = "-".join([*parts, *([] if last in parts else [last]), stage.inputs])
-        return self.elsewhere.get((stage.inputs, last)) or self.root / name
+        last = Path(stage.folders[position]).name
+        return self.elsewhere.get((stage.inputs, last)) or self.root / name_of(stage, position)
 
     def done(self, stage: PlannedStage) -> bool:
         """Whether the stage is finished, here or elsewhere."""
@@ -77,3 +76,9 @@ class StageStore:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{stage.module}-{stage.inputs}"):
             yield
+
+
+def name_of(stage: PlannedStage, position: int) -> str:
+    """Return what the stage's folder of this position is called in a store."""
+    last, parts = Path(stage.folders[position]).name, stage.name.split("/")
+    return "-".join([*parts, *([] if last in parts else [last]), stage.inputs])

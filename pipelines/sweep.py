@@ -19,6 +19,7 @@ from pipelines.config import RunConfig
 from pipelines.methods import TRAINED
 from pipelines.plan import PlannedStage, plan
 from pipelines.stages import STAGES
+from pipelines.store import StageStore
 from training.clusters import EXECUTORS
 from training.config import load_config_for
 
@@ -138,6 +139,10 @@ class Sweep:
     def root(self) -> Path:
         """The sweep's directory."""
         return Path(self.config.run_dir)
+
+    def store(self) -> StageStore:
+        """Where its stages are kept."""
+        return StageStore(self.config.store, [*self.config.reuse, self.base_config.run_dir])
 
 
 def lay_out(config: SweepConfig, file: str | Path) -> Sweep:

@@ -43,6 +43,11 @@ def failing(*overrides):
     return SimpleNamespace(out=out.getvalue(), err=err.getvalue())
 
 
+def csv_column(file, name):
+    with open(file) as table:
+        return [row[name] for row in csv.DictReader(table)]
+
+
 def write_files(folder):
     (folder / "base.yaml").write_text(CONFIG + "run_dir: run\n")
     (folder / "sweep.yaml").write_text(SWEEP)
@@ -91,8 +96,7 @@ def test_cells_share_stages_and_a_failed_one_stops_no_other(workplace, told):
     stages = [path.name for path in (workplace / "store").iterdir()]
     for stage, n in (("teacher-train", 1), ("student-pretrain", 2), ("student-distill", 2)):
         assert len([name for name in stages if f"seed_0-{stage}" in name]) == n
-    with (workplace / "sweep/report/sweep.csv").open() as table:
-        returns = [row["mean"] for row in csv.DictReader(table)]
+    returns = csv_column("sweep/report/sweep.csv", "mean")
     assert [value != "" for value in returns].count(True) == 2
     assert (workplace / "sweep/report/report.html").is_file()
 
@@ -116,8 +120,19 @@ def test_another_sweep_finds_what_is_there(workplace, capsys):
 
 @pytest.mark.usefixtures("told")
 def test_a_directory_of_another_sweep_is_refused():
-    refused = failing("grid={compressor.n_latents: [2]}")
-    assert "sweep belongs to a run with grid" in refused.err
+    refused = failing("settings={decoder.n_layers: 3}")
+    assert "sweep belongs to a run with settings" in refused.err
+
+
+def test_a_sweep_goes_on_with_another_grid_in_its_directory(workplace):
+    ablate("run_dir=growing", "controls=[]", "grid={compressor.n_latents: [2]}")
+    done = {p: p.stat().st_mtime_ns for p in (workplace / "store").glob("*/meta.json")}
+    ablate("run_dir=growing", "controls=[]", "grid={compressor.n_latents: [3, 2]}")
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert csv_column("growing/report/sweep.csv", "n_latents") == ["3", "2"]
+    again = ["--config", "growing/config.yaml"]  # the command that the report names
+    run_main(import_module("pipelines.ablate").main, again, config_class=sweep_or_list)
+    assert csv_column("growing/report/sweep.csv", "n_latents") == ["3", "2"]
 
 
 @pytest.mark.usefixtures("told")
@@ -152,7 +167,7 @@ experiments:
   latents:
     config: sweep.yaml
     settings: {run_dir: good, controls: [], grid: {compressor.n_latents: [1, 2]}}
-    publish: [sweep.csv]
+    publish: [sweep.csv, evaluations.tar.xz]
   elsewhere: {config: absent_extra.yaml, publish: [table.csv], needs: [no_such_module, json]}
 """
 
@@ -188,8 +203,7 @@ def test_a_list_of_experiments_runs_what_it_can_and_publishes_it(workplace, caps
     assert (workplace / "published/room/table.csv").read_bytes() == (
         workplace / "run/comparison/table.csv"
     ).read_bytes()
-    with (workplace / "published/latents/sweep.csv").open() as table:
-        assert [row["n_latents"] for row in csv.DictReader(table)] == ["1", "2"]
+    assert csv_column("published/latents/sweep.csv", "n_latents") == ["1", "2"]
     assert not (workplace / "published/diverging").exists()
     ablate("--dry-run", "only=[room, latents]", name="list.yaml")
     counts = [line.split()[-2:] for line in capsys.readouterr().out.splitlines()[1:]]
@@ -220,12 +234,35 @@ def test_published_evaluations_are_gone_on_with_elsewhere(workplace, capsys):
     assert (workplace / "again/room/evaluations.tar.xz").read_bytes() == archive.read_bytes()
 
 
+def test_published_evaluations_of_a_sweep_are_gone_on_with_in_a_store(workplace, capsys):
+    (workplace / "latents.yaml").write_text(EXPERIMENTS.replace("controls: []", "controls: [none]"))
+    ablate("only=[latents]", name="latents.yaml")
+    archive = workplace / "published/latents/evaluations.tar.xz"
+    with tarfile.open(archive) as tar:
+        tar.extractall("moved_store", filter="data")
+    there = ("run_dir=good_moved", "store=moved_store", "controls=[none]")
+    capsys.readouterr()
+    ablate("--dry-run", *there, "grid={compressor.n_latents: [1, 2]}")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    assert {line[0]: line[1] for line in lines} == {
+        "base/seed_0": "nothing",
+        "n_latents=1/seed_0": "nothing",
+        "n_latents=2/seed_0": "nothing",
+    }
+    ablate(*there, "grid={compressor.n_latents: [1, 2, 3]}")
+    trained = [path.parent.name for path in (workplace / "moved_store").glob("*/model")]
+    assert len([name for name in trained if "student-distill" in name]) == 1  # of 3 latents
+    first, both = (f"{folder}/report/sweep.csv" for folder in ("good", "good_moved"))
+    assert csv_column(both, "n_latents")[-3:] == ["1", "2", "3"]
+    for column in ("mean", "mean_by_seed", "worst_cell"):
+        assert csv_column(both, column)[:-1] == csv_column(first, column)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("config: base.yaml", "config: absent.yaml", "experiments.room.config: expected the YAML"),
         ("[table.csv, ", "[../table.csv, ", "experiments.room.publish: expected names of files"),
-        ("[sweep.csv]", "[evaluations.tar.xz]", "evaluations.tar.xz is of a run, and sweep.yaml a"),
         ("no_such_module", "no_such.module", "experiments.elsewhere.needs: expected names of top"),
         (
             "{methods: [student]}",
