@@ -169,7 +169,7 @@ class CADStudent(InContextModel):
 
     @torch.no_grad()
     def fit_bottleneck(self, regions: Regions) -> None:
-        """Fit a bottleneck that waits for a trained compressor, on training regions (N, L, ...)."""
+        """Fit the bottleneck to the compressor as it is, on training regions (N, L, ...)."""
         self.eval()
         parts = [self.compressor(*self.compressor_tokens(r)).values for r in regions.chunks()]
         self.bottleneck.fit(Latents(torch.cat(parts)))

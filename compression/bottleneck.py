@@ -6,6 +6,7 @@ says in how many bits a region is kept.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,13 +33,13 @@ class Bottleneck(nn.Module):
         d_model: D.
 
     Attributes:
-        settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold.
+        settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold. Where
+            `fitted` is one of them and true, it comes behind a trained compressor, see `fit`.
         has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
         counts: Whether its losses, codes or bits depend on which latents are shown.
         n_codes: Codes there are, where latents are sent as such (`Latents.codes`); 0 elsewhere.
         keeps_address: Whether a latent still holds by what it sought its contents; a code does not.
         joint: Whether a code is about several latents, none of which can be left out.
-        waits: Whether it lets latents pass as they are until `fit` is called.
     """
 
     settings: dict[str, Any] = {}  # noqa: RUF012  (read only, replaced by subclasses)
@@ -46,7 +47,6 @@ class Bottleneck(nn.Module):
     counts: bool = True
     keeps_address: bool = True
     joint: bool = False
-    waits: bool = False
     n_codes: int = 0
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
         raise NotImplementedError
 
     def fit(self, latents: Latents) -> None:
-        """Fit what waits for a trained compressor, on its latents (N, M, D) of training regions."""
+        """Fit it to a compressor that was trained without it: to latents (N, M, D) of regions."""
 
     def decoded(self, codes: Tensor) -> Tensor:
         """Return the latents (B, M, D) that were sent as codes (B, M, G); only with `n_codes`."""
@@ -121,6 +121,13 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
         CompressorError: If there is no such class.
     """
     return import_class("compressor.bottleneck", kind, BOTTLENECKS, Bottleneck)
+
+
+def before_fit(config: CompressorConfig) -> CompressorConfig:
+    """Return the settings with which a compressor is trained before its bottleneck is fitted."""
+    if not config.bottleneck_kwargs.get("fitted"):
+        return config
+    return replace(config, bottleneck="continuous", bottleneck_kwargs={})
 
 
 def build_bottleneck(config: CompressorConfig, d_model: int) -> Bottleneck:

@@ -14,8 +14,14 @@ MOST_CODES = 65_536
 """Codes beyond which their use is not worth counting, and no batch could tell them apart."""
 
 
+LEAST_VARIANCE = 1e-6
+"""Of a component, as a share of the first one's, that is made as large as the others."""
+
+
 class CodeProjection(nn.Module):
     """Linear maps from D to C and from C back to D; the way back ends in a norm.
+
+    The same for all latents, learned from the first update on.
 
     The norm gives latents of every bottleneck the scale of those that a compressor returns.
 
@@ -29,6 +35,69 @@ class CodeProjection(nn.Module):
         super().__init__()
         self.down = nn.Linear(d_model, n_outputs or width)
         self.up = nn.Sequential(nn.Linear(width, d_model), nn.LayerNorm(d_model))
+
+
+class FittedProjection(nn.Module):
+    """Affine maps of each latent's own from D to C and back, fitted on what a compressor holds.
+
+    Down lead a latent's C first principal components over training regions, back least squares
+    from what became of them. Both are learned on from there.
+
+    Args:
+        n_latents: M.
+        d_model: D.
+        width: C.
+        whiten: Whether components are divided by their standard deviations.
+
+    Raises:
+        CompressorError: C is more than D.
+    """
+
+    def __init__(self, n_latents: int, d_model: int, width: int, *, whiten: bool) -> None:
+        super().__init__()
+        if width > d_model:
+            raise CompressorError(
+                f"compressor.bottleneck_kwargs.fitted is true, but a code of {width} numbers has "
+                f"more than the {d_model} of a latent, which it is fitted to; take fewer, or raise "
+                "model.d_model."
+            )
+        self.whiten = whiten
+        self.mean = nn.Parameter(torch.zeros(n_latents, d_model))
+        self.to_code = nn.Parameter(torch.zeros(n_latents, d_model, width))
+        self.from_code = nn.Parameter(torch.zeros(n_latents, width, d_model))
+        self.offset = nn.Parameter(torch.zeros(n_latents, d_model))
+
+    def down(self, values: Tensor) -> Tensor:
+        """Map latents (B, M, D) to numbers (B, M, C)."""
+        return torch.einsum("bmd,mdc->bmc", values - self.mean, self.to_code)
+
+    def up(self, numbers: Tensor) -> Tensor:
+        """Map numbers (B, M, C) to latents (B, M, D)."""
+        return torch.einsum("bmc,mcd->bmd", numbers, self.from_code) + self.offset
+
+    @torch.no_grad()
+    def fit_down(self, values: Tensor) -> None:
+        """Fit the way down on latents (N, M, D)."""
+        mean = values.mean(0)
+        centred = (values - mean).transpose(0, 1).double()  # (M, N, D)
+        variances, axes = torch.linalg.eigh(centred.mT @ centred / len(values))  # ascending
+        width = self.to_code.shape[-1]
+        variances, axes = variances.flip(-1)[:, :width], axes.flip(-1)[..., :width]
+        if self.whiten:
+            least = LEAST_VARIANCE * variances[:, :1].clamp_min(torch.finfo(torch.float32).tiny)
+            axes = axes / torch.maximum(variances, least).sqrt()[:, None]
+        self.mean.copy_(mean)
+        self.to_code.copy_(axes)
+
+    @torch.no_grad()
+    def fit_up(self, numbers: Tensor, values: Tensor) -> None:
+        """Fit the way back from numbers (N, M, C), what `down` gives or made of it, to latents."""
+        numbers, values = numbers.double(), values.double()
+        centre, mean = numbers.mean(0), values.mean(0)
+        x, y = (numbers - centre).transpose(0, 1), (values - mean).transpose(0, 1)
+        slope = torch.linalg.pinv(x.mT @ x, hermitian=True) @ (x.mT @ y)  # (M, C, D)
+        self.from_code.copy_(slope)
+        self.offset.copy_(mean - torch.einsum("mc,mcd->md", centre, slope))
 
 
 def code_use(indices: Tensor, n_codes: int, shown: Tensor | None = None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from vector_quantize_pytorch import VectorQuantize
 from compression.bottleneck import Bottleneck
 from compression.codes import (
     CodeProjection,
+    FittedProjection,
     check_counts,
     check_n_codes,
     code_use,
@@ -36,12 +37,11 @@ class Codebook(Bottleneck):
     With `n_blocks` G above 0 the M latents are coded together, G runs of M / G side by side, each
     by one word of M / G · `width` numbers from a codebook of its own: a word then spends its bits
     on many items at once, as the codes behind Shannon's bound do. `bits` = G · log2
-    `codebook_size`. With `fitted` latents pass uncoded, at `width` numbers each, until `fit` makes
-    the codebook of k-means of what they hold by then; stage `finetune` begins with that.
+    `codebook_size`. With `fitted` the codebook is k-means of what a compressor holds that was
+    trained without a bottleneck, each latent at its `width` first principal components.
     """
 
     keeps_address = False
-    is_fitted: Tensor
     settings: dict[str, Any] = {  # noqa: RUF012
         "codebook_size": 512,
         "width": 16,
@@ -56,7 +56,7 @@ class Codebook(Bottleneck):
         super().__init__(kwargs, n_latents=n_latents, d_model=d_model)
         self.n_heads, self.n_codes = self.kwargs["n_heads"], self.kwargs["codebook_size"]
         width, decay = self.kwargs["width"], self.kwargs["decay"]
-        self.n_blocks, self.waits = self.kwargs["n_blocks"], self.kwargs["fitted"]
+        self.n_blocks = self.kwargs["n_blocks"]
         check_counts(width=width, n_heads=self.n_heads)
         check_n_codes(self.n_codes, "codebook_size")
         if not 0 < decay < 1:
@@ -73,7 +73,11 @@ class Codebook(Bottleneck):
         blocks = max(self.n_blocks, 1)
         size = n_latents // blocks * width if self.n_blocks else width
         self.joint = self.n_blocks > 0
-        self.code = CodeProjection(d_model, self.n_heads * width)
+        self.code: CodeProjection | FittedProjection = (
+            FittedProjection(n_latents, d_model, self.n_heads * width, whiten=False)
+            if self.kwargs["fitted"]
+            else CodeProjection(d_model, self.n_heads * width)
+        )
         self.quantize = VectorQuantize(
             blocks * size,
             self.n_codes,
@@ -86,20 +90,21 @@ class Codebook(Bottleneck):
             commitment_weight=0.0,  # computed here, training or not
         )
         store_every_buffer(self.quantize)
-        if self.waits:
-            self.register_buffer("is_fitted", torch.tensor(data=False))
 
     def fit(self, latents: Latents) -> None:
-        """Make the codebook of k-means of a compressor's latents (N, M, D), if it waits for that.
+        """Make the codebook of k-means of a compressor's latents (N, M, D), with `fitted`.
 
         Raises:
             CompressorError: There are fewer latents than codes.
         """
-        if not self.waits:
+        if not isinstance(self.code, FittedProjection):
             return
         from sklearn.cluster import MiniBatchKMeans  # late: it takes half a second
 
-        words, _ = self._words(self.code.down(latents.values.float()), latents)
+        values = latents.values.float()
+        self.code.fit_down(values)
+        down = self.code.down(values)
+        words, _ = self._words(down, latents)
         blocks = words.flatten(0, 1).chunk(max(self.n_blocks, 1), dim=-1)  # each (N, C)
         if len(blocks[0]) < self.n_codes:
             raise CompressorError(
@@ -117,14 +122,15 @@ class Codebook(Bottleneck):
             codebook.cluster_size[i] = size
             codebook.embed_avg[i] = codebook.embed[i] * size[:, None]
         codebook.initted.fill_(1)
-        self.is_fitted.fill_(True)
+        was_training = self.quantize.training
+        coded = self.quantize.eval()(words)[0]  # the codebook stays as it is
+        self.quantize.train(was_training)
+        self.code.fit_up(coded.reshape(down.shape), values)
 
     def forward(self, latents: Latents) -> Latents:
         """Replace the latents by codes; in training the codebook follows."""
         with torch.autocast(latents.values.device.type, enabled=False):
             down = self.code.down(latents.values.float())  # (B, M, H x C)
-            if self.waits and not self.is_fitted:
-                return latents.replaced(self.code.up(down.to(latents.values)))
             each, mask = self._words(down, latents)
             code, indices, _ = self.quantize(each, mask=mask)
             errors = (each - code.detach()).square().mean(-1)
@@ -146,8 +152,8 @@ class Codebook(Bottleneck):
             entries = codebook[words, codes]  # (B, 1, G, numbers)
         else:
             entries = codebook[codes]
-        width = self.code.down.out_features
-        return self.code.up(entries.reshape(len(codes), -1, width).to(self.code.down.weight))
+        values = entries.reshape(len(codes), -1, self.n_heads * self.kwargs["width"])
+        return self.code.up(values.to(next(self.code.parameters())))
 
     def _words(self, down: Tensor, latents: Latents) -> tuple[Tensor, Tensor | None]:
         """Return what is coded, (B, words, numbers), and the mask (B, words) of what is shown."""

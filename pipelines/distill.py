@@ -37,7 +37,7 @@ def prepare(config: RunConfig) -> tuple[Run, Training]:
     pretrained = "pretrain_compressor" in chain(config)
 
     def build() -> tuple[ActionObjective, CADStudent, list]:
-        model = build_model(run)
+        model = build_model(run, "distill")
         if pretrained:
             load_compressor(run, model)
         else:

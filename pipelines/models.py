@@ -38,9 +38,9 @@ COMPRESSOR_PARTS = ("scaling", "compressor", "bottleneck", "transition_encoder",
 COMPRESSOR_SECTIONS = ("model", "compressor", "reconstruction")
 
 
-def student_config(run: Run) -> StudentConfig:
-    """Return the model configuration of this run's method, a student."""
-    config = own_config(run.config)
+def student_config(run: Run, stage: str = "") -> StudentConfig:
+    """Return the model configuration of this run's method, a student, in a stage or at the end."""
+    config = own_config(run.config, stage)
     parts = StudentParts(
         model=config.model,
         compressor=config.compressor,
@@ -78,15 +78,15 @@ def _longest(run: Run) -> int:
     return 0 if longest == usual else longest
 
 
-def build_model(run: Run) -> Any:
-    """Build the untrained model of this run's method.
+def build_model(run: Run, stage: str = "") -> Any:
+    """Build the untrained model of this run's method, as a stage trains it or as it is in the end.
 
     Raises:
         UserError: Its sizes are impossible, or its class cannot be imported.
     """
     if _keeps_raw_context(run):
         return teacher_class(own_config(run.config).teacher.target)(teacher_config(run))
-    return CADStudent(student_config(run))
+    return CADStudent(student_config(run, stage))
 
 
 def load_model(run: Run, stage: str) -> Any:
@@ -95,7 +95,7 @@ def load_model(run: Run, stage: str) -> Any:
     Raises:
         StageError: It is damaged, or not the model that the run's configuration describes.
     """
-    cls, expected = CADStudent, student_config(run)
+    cls, expected = CADStudent, student_config(run, stage)
     if _keeps_raw_context(run):
         cls, expected = teacher_class(own_config(run.config).teacher.target), teacher_config(run)
     folder = run.folder(stage)

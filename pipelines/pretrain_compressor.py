@@ -48,7 +48,7 @@ def prepare(config: RunConfig) -> tuple[Run, Training]:
     first_region = int(settings.loss.predicts)
 
     def build() -> tuple[PretrainObjective, CADStudent, list]:
-        model = build_model(run)
+        model = build_model(run, "pretrain_compressor")
         fit_statistics(run, model)
         objective = PretrainObjective(
             model, settings.loss, lambda_cap=settings.lambda_cap, weights=settings.weights

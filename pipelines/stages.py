@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from base.hashes import config_hash, content_hash
+from compression.bottleneck import before_fit
 from compression.compressor import compressor_class
 from pipelines.config import RunConfig
 from pipelines.methods import METHODS, TRAINED, UNTRAINED, controls_of
@@ -62,9 +63,12 @@ def before(stage: Stage, config: RunConfig) -> list[tuple[Stage, RunConfig]]:
     ]
 
 
-def own_config(config: RunConfig) -> RunConfig:
-    """Return the configuration as `config.method` changes it."""
-    return METHODS[config.method].configure(config)
+def own_config(config: RunConfig, stage: str = "") -> RunConfig:
+    """Return the configuration as `config.method`, and a stage of its training, change it."""
+    own = METHODS[config.method].configure(config)
+    if stage in ("pretrain_compressor", "distill"):
+        return replace(own, compressor=before_fit(own.compressor))
+    return own
 
 
 def chain(config: RunConfig) -> tuple[str, ...]:
@@ -161,7 +165,7 @@ def _sections(
     """Seed, method, what a method makes of these sections, and the stage's own settings."""
 
     def sections(config: RunConfig, split: Split) -> dict[str, Any]:
-        own = own_config(config)
+        own = own_config(config, stage)
         return {
             "seed": config.seed,
             "method": config.method,

@@ -15,7 +15,7 @@ from ad.losses import LossConfig
 from ad.objectives import ActionObjective, PretrainObjective
 from ad.student import CADStudent
 from compression.bottleneck import BOTTLENECKS, build_bottleneck
-from compression.codes import code_use
+from compression.codes import FittedProjection, code_use
 from compression.compressor import KINDS, CompressorConfig, CompressorError
 from compression.latents import Latents
 from compression.nested import prefix
@@ -280,28 +280,50 @@ def test_a_joint_code_is_one_word_about_many_latents():
     assert found.losses == after.losses
 
 
-def test_a_codebook_that_waits_is_fitted_on_what_latents_hold_by_then():
-    vq = build("vq", codebook_size=8, width=2, n_blocks=1, fitted=True)
-    centres = torch.randn(8, M, D)
-    latents = Latents(centres[torch.randint(8, (512,))] + 0.001 * torch.randn(512, M, D))
-    before = vq(latents)
-    assert before.bits is None  # uncoded: as many as the numbers have
-    assert not before.losses
-    assert len(before.values.flatten(1).unique(dim=0)) == 512
-    vq.fit(latents)
-    after = vq.eval()(latents)
-    assert after.bits == 3
-    assert len(after.values.flatten(1).unique(dim=0)) == 8
-    torch.testing.assert_close(after.values, before.values, atol=0.05, rtol=0.05)
-    again = build("vq", codebook_size=8, width=2, n_blocks=1, fitted=True)
-    again.load_state_dict(vq.state_dict())
-    assert torch.equal(again.eval()(latents).values, after.values)
+@pytest.mark.parametrize("kind", ["vq", "fsq"])
+def test_codes_are_fitted_to_what_latents_hold(kind):
+    kwargs = {"vq": {"codebook_size": 8, "width": 7}, "fsq": {"levels": [2], "n_groups": 3}}[kind]
+    bottleneck = build(kind, fitted=True, **kwargs)
+    # Of each latent, eight contents along three axes of its own, about a centre of its own.
+    axes, centres = torch.linalg.qr(torch.randn(M, D, 3))[0], torch.randn(M, D)
+    signs = torch.randint(2, (512, M, 3)) * 2.0 - 1
+    size = torch.tensor([3.0, 2.0, 1.0])  # principal components can be told apart
+    latents = Latents(centres + torch.einsum("nmc,mdc->nmd", signs * size, axes))
+    bottleneck.fit(latents)
+    found = bottleneck.eval()(latents)
+    assert found.bits == M * 3
+    assert all(len(found.values[:, j].unique(dim=0)) <= 8 for j in range(M))
+    if kind == "fsq":  # k-means of one codebook for all latents may be caught halfway
+        torch.testing.assert_close(found.values, latents.values, atol=1e-3, rtol=1e-3)
+    again = build(kind, fitted=True, **kwargs)
+    again.load_state_dict(bottleneck.state_dict())
+    assert torch.equal(again.eval()(latents).values, found.values)
+    assert torch.equal(again.decoded(found.codes), found.values)
 
 
-def test_a_student_fits_what_waits_on_its_own_latents():
+def test_a_fitted_projection_is_principal_components_and_least_squares():
+    values = torch.randn(4000, 2, D) * torch.linspace(1, 3, D) + torch.arange(2.0)[:, None]
+    exact, few = (FittedProjection(2, D, width, whiten=True) for width in (D, 2))
+    for projection in (exact, few):
+        projection.fit_down(values)
+        numbers = projection.down(values)
+        torch.testing.assert_close(
+            numbers.flatten(0, 1).std(0), torch.ones(numbers.shape[-1]), atol=0.05, rtol=0.05
+        )
+        projection.fit_up(numbers, values)
+    torch.testing.assert_close(exact.up(exact.down(values)), values, atol=1e-3, rtol=1e-3)
+    lost = (few.up(few.down(values)) - values).detach().square().mean((0, 1)).sum()
+    others = values.var(0).mT.sort(0).values[:-2].mean(1).sum()  # the variances left out
+    assert lost == pytest.approx(others.item(), rel=0.05)
+    values[..., 0] = 7.0  # a number that never changes
+    exact.fit_down(values)
+    exact.fit_up(exact.down(values), values)
+    torch.testing.assert_close(exact.up(exact.down(values)), values, atol=1e-2, rtol=1e-2)
+
+
+def test_a_student_fits_its_bottleneck_on_its_own_latents():
     kwargs = {"codebook_size": 2, "width": 2, "n_blocks": 1, "fitted": True}
     student, regions = small("vq", bottleneck_kwargs=kwargs), make_triple(32).query
-    assert len(student.compress(regions).values.flatten(1).unique(dim=0)) > 2
     student.fit_bottleneck(regions)
     latents = student.compress(regions)
     assert latents.bits_per_region == 1
