@@ -21,6 +21,7 @@ BOTTLENECKS = {
     "vib": "compression.vib:VariationalChannel",
     "fsq": "compression.fsq:FiniteScalars",
     "vq": "compression.vq:Codebook",
+    "transform": "compression.transform:TransformCode",
 }
 
 
@@ -33,8 +34,7 @@ class Bottleneck(nn.Module):
         d_model: D.
 
     Attributes:
-        settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold. Where
-            `fitted` is one of them and true, it comes behind a trained compressor, see `fit`.
+        settings: Names and defaults of what `compressor.bottleneck_kwargs` may hold.
         has_capacity: Whether it returns a loss `capacity`, R(Z), for λ_cap to act on.
         counts: Whether its losses, codes or bits depend on which latents are shown.
         n_codes: Codes there are, where latents are sent as such (`Latents.codes`); 0 elsewhere.
@@ -54,6 +54,15 @@ class Bottleneck(nn.Module):
         self.kwargs = check_kwargs(
             "compressor.bottleneck_kwargs", kwargs, self.settings, "bottleneck"
         )
+
+    @classmethod
+    def is_fitted(cls, kwargs: dict[str, Any]) -> bool:
+        """Return whether it comes behind a distilled compressor, which `fit` is called with.
+
+        Args:
+            kwargs: `compressor.bottleneck_kwargs`.
+        """
+        return bool(kwargs.get("fitted"))
 
     def forward(self, latents: Latents) -> Latents:
         """Map latents (B, M, D) to latents (B, M, D)."""
@@ -124,8 +133,12 @@ def bottleneck_class(kind: str) -> type[Bottleneck]:
 
 
 def before_fit(config: CompressorConfig) -> CompressorConfig:
-    """Return the settings with which a compressor is trained before its bottleneck is fitted."""
-    if not config.bottleneck_kwargs.get("fitted"):
+    """Return the settings with which a compressor is trained before its bottleneck is fitted.
+
+    Raises:
+        CompressorError: There is no such bottleneck.
+    """
+    if not bottleneck_class(config.bottleneck).is_fitted(config.bottleneck_kwargs):
         return config
     return replace(config, bottleneck="continuous", bottleneck_kwargs={})
 

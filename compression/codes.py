@@ -14,10 +14,6 @@ MOST_CODES = 65_536
 """Codes beyond which their use is not worth counting, and no batch could tell them apart."""
 
 
-LEAST_VARIANCE = 1e-6
-"""Of a component, as a share of the first one's, that is made as large as the others."""
-
-
 class CodeProjection(nn.Module):
     """Linear maps from D to C and from C back to D; the way back ends in a norm.
 
@@ -47,13 +43,12 @@ class FittedProjection(nn.Module):
         n_latents: M.
         d_model: D.
         width: C.
-        whiten: Whether components are divided by their standard deviations.
 
     Raises:
         CompressorError: C is more than D.
     """
 
-    def __init__(self, n_latents: int, d_model: int, width: int, *, whiten: bool) -> None:
+    def __init__(self, n_latents: int, d_model: int, width: int) -> None:
         super().__init__()
         if width > d_model:
             raise CompressorError(
@@ -61,7 +56,6 @@ class FittedProjection(nn.Module):
                 f"more than the {d_model} of a latent, which it is fitted to; take fewer, or raise "
                 "model.d_model."
             )
-        self.whiten = whiten
         self.mean = nn.Parameter(torch.zeros(n_latents, d_model))
         self.to_code = nn.Parameter(torch.zeros(n_latents, d_model, width))
         self.from_code = nn.Parameter(torch.zeros(n_latents, width, d_model))
@@ -80,14 +74,9 @@ class FittedProjection(nn.Module):
         """Fit the way down on latents (N, M, D)."""
         mean = values.mean(0)
         centred = (values - mean).transpose(0, 1).double()  # (M, N, D)
-        variances, axes = torch.linalg.eigh(centred.mT @ centred / len(values))  # ascending
-        width = self.to_code.shape[-1]
-        variances, axes = variances.flip(-1)[:, :width], axes.flip(-1)[..., :width]
-        if self.whiten:
-            least = LEAST_VARIANCE * variances[:, :1].clamp_min(torch.finfo(torch.float32).tiny)
-            axes = axes / torch.maximum(variances, least).sqrt()[:, None]
+        axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(-1)  # the largest first
         self.mean.copy_(mean)
-        self.to_code.copy_(axes)
+        self.to_code.copy_(axes[..., : self.to_code.shape[-1]])
 
     @torch.no_grad()
     def fit_up(self, numbers: Tensor, values: Tensor) -> None:

@@ -54,8 +54,8 @@ class CompressorConfig:
         nested: Whether training hides the last latents of a row at random, so that any prefix of
             the m latents works.
         bottleneck: What limits the latents: `continuous` (nothing), `gaussian` (noise of fixed
-            size), `vib` (noise of learned size), `fsq` or `vq` (codes), or the import path
-            `module:Class` of a user's own.
+            size), `vib` (noise of learned size), `fsq`, `vq` or `transform` (codes), or the import
+            path `module:Class` of a user's own.
         tokenisation: What an encoder of regions reads: a token for each `transition`, for each
             `step` (an observation and what was before it), or `interleaved` ones of observation,
             action and reward.

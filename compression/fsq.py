@@ -12,7 +12,6 @@ from vector_quantize_pytorch import FSQ
 from compression.bottleneck import Bottleneck
 from compression.codes import (
     CodeProjection,
-    FittedProjection,
     check_counts,
     check_n_codes,
     code_use,
@@ -28,16 +27,9 @@ class FiniteScalars(Bottleneck):
     Nothing is learned but the projections, and no loss is added. `bits` is exact:
     M · n_groups · log2 Π levels. Levels are spaced evenly over [-1, 1] (Parker et al. 2024, §3.2),
     for two of them as well, so that `levels: [2]` is one bit a group. Always in fp32.
-
-    With `fitted` the projections are each latent's own, and fitted on a compressor that was trained
-    without a bottleneck: whatever is learned with plain latents, codes begin with.
     """
 
-    settings: dict[str, Any] = {  # noqa: RUF012
-        "levels": [8, 5, 5, 5],
-        "n_groups": 1,
-        "fitted": False,
-    }
+    settings: dict[str, Any] = {"levels": [8, 5, 5, 5], "n_groups": 1}  # noqa: RUF012
     keeps_address = False
 
     def __init__(self, kwargs: dict[str, Any], *, n_latents: int, d_model: int) -> None:
@@ -51,12 +43,7 @@ class FiniteScalars(Bottleneck):
         check_counts(n_groups=self.n_groups)
         self.n_codes = math.prod(levels)
         check_n_codes(self.n_codes, "levels")
-        width = self.n_groups * len(levels)
-        self.code: CodeProjection | FittedProjection = (
-            FittedProjection(n_latents, d_model, width, whiten=True)
-            if self.kwargs["fitted"]
-            else CodeProjection(d_model, width)
-        )
+        self.code = CodeProjection(d_model, self.n_groups * len(levels))
         self.quantize = FSQ(
             levels,
             num_codebooks=self.n_groups,
@@ -65,13 +52,6 @@ class FiniteScalars(Bottleneck):
             return_indices=False,
         )
         store_every_buffer(self.quantize)
-
-    def fit(self, latents: Latents) -> None:
-        """Fit the projections to a compressor's latents (N, M, D), with `fitted`."""
-        if isinstance(self.code, FittedProjection):
-            values = latents.values.float()
-            self.code.fit_down(values)
-            self.code.fit_up(self.quantize(self.code.down(values))[0], values)
 
     def forward(self, latents: Latents) -> Latents:
         """Round the latents to codes."""
@@ -89,4 +69,4 @@ class FiniteScalars(Bottleneck):
     def decoded(self, codes: Tensor) -> Tensor:
         """Return the latents (B, M, D) of codes (B, M, G)."""
         numbers = self.quantize.indices_to_codes(codes)
-        return self.code.up(numbers.to(next(self.code.parameters())))
+        return self.code.up(numbers.to(self.code.down.weight))

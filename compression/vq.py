@@ -74,7 +74,7 @@ class Codebook(Bottleneck):
         size = n_latents // blocks * width if self.n_blocks else width
         self.joint = self.n_blocks > 0
         self.code: CodeProjection | FittedProjection = (
-            FittedProjection(n_latents, d_model, self.n_heads * width, whiten=False)
+            FittedProjection(n_latents, d_model, self.n_heads * width)
             if self.kwargs["fitted"]
             else CodeProjection(d_model, self.n_heads * width)
         )

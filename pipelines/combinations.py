@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compression.bottleneck import BOTTLENECKS, bottleneck_class
+from compression.bottleneck import BOTTLENECKS, before_fit, bottleneck_class
 from compression.memory import MEMORIES, memory_class
 from pipelines.methods import METHODS
 
@@ -29,10 +29,13 @@ def check_combinations(config: RunConfig) -> None:
         memory_class(config.memory.kind).check(config.memory)
     _check_losses(config)
     _check_rollouts(config)
-    if config.compressor.bottleneck_kwargs.get("fitted") and not config.finetune.enabled:
+    kind = config.compressor.bottleneck  # a user's own is imported where it is built
+    fitted = kind in BOTTLENECKS and before_fit(config.compressor) != config.compressor
+    if fitted and not config.finetune.enabled:
         raise ValueError(
-            "compressor.bottleneck_kwargs.fitted is true, but finetune, which begins with the "
-            "fit, is not enabled: nothing would ever be coded; set finetune.enabled=true"
+            f"compressor.bottleneck={kind} is fitted to a distilled "
+            "student, but finetune, which begins with the fit, is not enabled: nothing would ever "
+            "be coded; set finetune.enabled=true"
         )
 
 

@@ -21,8 +21,8 @@ run_dir: run
 compressor:
   n_latents: 2
   n_layers: 1
-  bottleneck: fsq
-  bottleneck_kwargs: {fitted: true, levels: [2], n_groups: 3}
+  bottleneck: transform
+  bottleneck_kwargs: {bits: 6}
 """
 
 
@@ -34,11 +34,10 @@ def config(tmp_path, monkeypatch):
     return "fitted.yaml"
 
 
-@pytest.mark.parametrize("kind", ["fsq", "vq"])
+@pytest.mark.parametrize("kind", ["transform", "vq"])
 def test_codes_come_behind_what_was_distilled_with_plain_latents(config, tmp_path, kind):
-    kwargs = {"codebook_size": 4, "width": 2} if kind == "vq" else {"levels": [2], "n_groups": 3}
-    more = [f"compressor.bottleneck={kind}"]
-    more.append(f"compressor.bottleneck_kwargs={json.dumps({'fitted': True, **kwargs})}")
+    kwargs = {"codebook_size": 4, "width": 2, "fitted": True} if kind == "vq" else {"bits": 6}
+    more = [f"compressor.bottleneck={kind}", f"compressor.bottleneck_kwargs={json.dumps(kwargs)}"]
     stage("run", config, *more)
     trained = tmp_path / "run/seed_0/student"
     saved = {
@@ -48,7 +47,7 @@ def test_codes_come_behind_what_was_distilled_with_plain_latents(config, tmp_pat
     assert [parts["bottleneck"] for parts in saved.values()] == ["continuous", "continuous", kind]
     with (tmp_path / "run/comparison/table.csv").open() as table:
         rows = {row["method"]: row for row in csv.DictReader(table)}
-    assert float(rows["student"]["latent_bits"]) == 2 * (3 if kind == "fsq" else 2)
+    assert float(rows["student"]["latent_bits"]) == (4 if kind == "vq" else 6)
 
     run, training = finetune.prepare(load_config(RunConfig, config, [*more, "run_dir=run"]))
     begun = training.build()[1]
@@ -58,7 +57,8 @@ def test_codes_come_behind_what_was_distilled_with_plain_latents(config, tmp_pat
     others = set(begun.state_dict()) - set(distilled)
     assert others
     assert all(name.startswith("bottleneck.") for name in others)
-    assert begun.bottleneck.code.from_code.abs().sum() > 0
+    part = begun.bottleneck.code if kind == "vq" else begun.bottleneck
+    assert part.from_code.abs().sum() > 0
     assert run.root.name == "run"
 
 
@@ -67,15 +67,17 @@ def test_all_rates_share_what_was_distilled(config):
         stages = plan(load_config(RunConfig, config, list(overrides)))
         return {s.module: s.inputs for s in stages if s.config.method == "student"}
 
-    one, other = inputs(), inputs("compressor.bottleneck_kwargs.n_groups=1")
+    one, other = inputs(), inputs("compressor.bottleneck_kwargs.bits=3")
     plain = inputs("compressor.bottleneck=continuous", "compressor.bottleneck_kwargs={}")
-    own = inputs("compressor.bottleneck_kwargs.fitted=false")
+    own = inputs("compressor.bottleneck=fsq", "compressor.bottleneck_kwargs={}")
     for name in ("pretrain_compressor", "distill"):
         assert one[name] == other[name] == plain[name] != own[name]
     for name in ("finetune", "evaluate"):
         assert len({one[name], other[name], plain[name], own[name]}) == 4
 
 
-def test_more_numbers_than_a_latent_has_are_refused_before_anything_runs(config, capsys):
-    told = refused(capsys, "run", config, "compressor.bottleneck_kwargs.n_groups=17")
-    assert "a code of 17 numbers has more than the 16 of a latent" in told
+def test_a_rate_that_cannot_be_is_refused_before_anything_runs(config, capsys):
+    told = refused(capsys, "run", config, "compressor.bottleneck_kwargs.bits=0")
+    assert "bits is 0, expected 1 ... 512" in told
+    told = refused(capsys, "run", config, "finetune.enabled=false")
+    assert "compressor.bottleneck=transform is fitted to a distilled student, but finetune" in told

@@ -1,6 +1,7 @@
 """Bottlenecks behind every compressor: bits, codes, nested latents, rounding at test."""
 
 import importlib
+import itertools
 import math
 import re
 import sys
@@ -14,15 +15,21 @@ from vector_quantize_pytorch import FSQ
 from ad.losses import LossConfig
 from ad.objectives import ActionObjective, PretrainObjective
 from ad.student import CADStudent
-from compression.bottleneck import BOTTLENECKS, build_bottleneck
+from compression.bottleneck import BOTTLENECKS, bottleneck_class, build_bottleneck
 from compression.codes import FittedProjection, code_use
 from compression.compressor import KINDS, CompressorConfig, CompressorError
 from compression.latents import Latents
 from compression.nested import prefix
+from compression.transform import MOST_BITS, allotted
 
 B, M, D, T = 6, 4, WIDTH, REGION_LEN
 NOISY = ["gaussian", "vib"]
-SMALL = {"vq": {"codebook_size": 8, "width": 4}, "fsq": {"levels": [3, 3]}, "vib": {"width": 4}}
+SMALL = {
+    "vq": {"codebook_size": 8, "width": 4},
+    "fsq": {"levels": [3, 3]},
+    "vib": {"width": 4},
+    "transform": {"bits": 40},
+}
 EXTENDING = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 
 
@@ -33,7 +40,10 @@ def _seed():
 
 def build(kind, **kwargs):
     config = CompressorConfig(n_latents=M, bottleneck=kind, bottleneck_kwargs=kwargs)
-    return build_bottleneck(config, D)
+    bottleneck = build_bottleneck(config, D)
+    if kind == "transform":  # it says nothing until it is fitted
+        bottleneck.fit(Latents(torch.randn(256, M, D)))
+    return bottleneck
 
 
 def small(kind, compressor="query_pooling", **settings):
@@ -106,7 +116,7 @@ def test_a_saved_student_is_the_loaded_one_bit_for_bit(kind, tmp_path):
 def test_equal_seeds_train_equally(kind):
     runs = []
     for _ in range(2):
-        student = small(kind, nested=True)
+        student = small(kind, nested=not bottleneck_class(kind).joint)
         objective = ActionObjective(student, LossConfig())
         optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
         torch.manual_seed(5)
@@ -143,7 +153,7 @@ def test_bits_are_counted_over_shown_latents(mask):
     assert bits["vq"] == pytest.approx(shown * 3 * 4)
 
 
-@pytest.mark.parametrize("kind", BOTTLENECKS)
+@pytest.mark.parametrize("kind", [k for k in BOTTLENECKS if not bottleneck_class(k).joint])
 def test_hidden_latents_count_for_nothing(kind):
     """Neither in losses, nor in bits, nor in the codebook, nor in what is measured of it."""
     found = []
@@ -280,45 +290,90 @@ def test_a_joint_code_is_one_word_about_many_latents():
     assert found.losses == after.losses
 
 
-@pytest.mark.parametrize("kind", ["vq", "fsq"])
-def test_codes_are_fitted_to_what_latents_hold(kind):
-    kwargs = {"vq": {"codebook_size": 8, "width": 7}, "fsq": {"levels": [2], "n_groups": 3}}[kind]
-    bottleneck = build(kind, fitted=True, **kwargs)
-    # Of each latent, eight contents along three axes of its own, about a centre of its own.
+def latents_of_few_contents(n):
+    """Of each latent, eight contents along three axes of its own, about a centre of its own."""
     axes, centres = torch.linalg.qr(torch.randn(M, D, 3))[0], torch.randn(M, D)
-    signs = torch.randint(2, (512, M, 3)) * 2.0 - 1
+    signs = torch.randint(2, (n, M, 3)) * 2.0 - 1
     size = torch.tensor([3.0, 2.0, 1.0])  # principal components can be told apart
-    latents = Latents(centres + torch.einsum("nmc,mdc->nmd", signs * size, axes))
+    return Latents(centres + torch.einsum("nmc,mdc->nmd", signs * size, axes))
+
+
+def test_a_codebook_is_fitted_to_what_latents_hold():
+    kwargs = {"codebook_size": 8, "width": 7, "fitted": True}
+    bottleneck, latents = build("vq", **kwargs), latents_of_few_contents(512)
     bottleneck.fit(latents)
     found = bottleneck.eval()(latents)
     assert found.bits == M * 3
     assert all(len(found.values[:, j].unique(dim=0)) <= 8 for j in range(M))
-    if kind == "fsq":  # k-means of one codebook for all latents may be caught halfway
-        torch.testing.assert_close(found.values, latents.values, atol=1e-3, rtol=1e-3)
-    again = build(kind, fitted=True, **kwargs)
+    again = build("vq", **kwargs)
     again.load_state_dict(bottleneck.state_dict())
     assert torch.equal(again.eval()(latents).values, found.values)
     assert torch.equal(again.decoded(found.codes), found.values)
 
 
+def test_transform_codes_send_as_many_values_as_their_bits_say():
+    latents = latents_of_few_contents(8000)
+    for bits in (3, 12, 60):
+        bottleneck = build("transform", bits=bits)
+        bottleneck.fit(latents)
+        found = bottleneck.eval()(latents)
+        assert found.bits == bits
+        assert bottleneck.levels.log2().sum() == bits
+        assert len(found.values.flatten(1).unique(dim=0)) <= 2**bits
+        lost = (found.values - latents.values).square().sum((1, 2)).mean()
+        again = build("transform", bits=bits)
+        again.load_state_dict(bottleneck.state_dict())
+        assert torch.equal(again.eval()(latents).values, found.values)
+    assert lost < 0.05 * M * (9 + 4 + 1)  # five bits a component
+
+
+def test_bits_go_where_they_take_most_off_the_distortion():
+    assert allotted([16.0, 4.0, 1.0, 0.0], 6) == [3, 2, 1, 0]
+    assert allotted([1.0, 1.0], 1) in ([1, 0], [0, 1])
+    assert allotted([100.0, 1e-9], MOST_BITS + 2) == [MOST_BITS, 2]
+    # By brute force: no other split of as many bits leaves less.
+    variances, bits = [7.0, 2.5, 0.9, 0.2], 7
+    left = {
+        split: sum(v / 4**b for v, b in zip(variances, split, strict=True))
+        for split in itertools.product(range(bits + 1), repeat=4)
+        if sum(split) == bits
+    }
+    assert left[tuple(allotted(variances, bits))] == pytest.approx(min(left.values()))
+
+
+def test_a_transform_code_loses_less_the_more_bits_it_has():
+    values = torch.randn(4000, M, D) * torch.linspace(0.1, 2, D)
+    lost = []
+    for bits in (8, 32, 128, 512):
+        bottleneck = build("transform", bits=bits)
+        bottleneck.fit(Latents(values))
+        lost.append((bottleneck(Latents(values)).values - values).square().mean().item())
+    assert lost == sorted(lost, reverse=True)
+    assert lost[-1] < 0.1 * values.square().mean()
+    values[..., 0] = 7.0  # a number that never changes
+    bottleneck.fit(Latents(values))
+    torch.testing.assert_close(
+        bottleneck(Latents(values)).values[..., 0], values[..., 0], atol=1e-2, rtol=1e-2
+    )
+
+
+def test_a_transform_code_of_nothing_but_one_region_is_that_region():
+    one = torch.randn(1, M, D).expand(64, M, D)
+    bottleneck = build("transform", bits=8)
+    bottleneck.fit(Latents(one))
+    torch.testing.assert_close(bottleneck(Latents(one)).values, one, atol=1e-4, rtol=1e-4)
+
+
 def test_a_fitted_projection_is_principal_components_and_least_squares():
     values = torch.randn(4000, 2, D) * torch.linspace(1, 3, D) + torch.arange(2.0)[:, None]
-    exact, few = (FittedProjection(2, D, width, whiten=True) for width in (D, 2))
+    exact, few = FittedProjection(2, D, D), FittedProjection(2, D, 2)
     for projection in (exact, few):
         projection.fit_down(values)
-        numbers = projection.down(values)
-        torch.testing.assert_close(
-            numbers.flatten(0, 1).std(0), torch.ones(numbers.shape[-1]), atol=0.05, rtol=0.05
-        )
-        projection.fit_up(numbers, values)
+        projection.fit_up(projection.down(values), values)
     torch.testing.assert_close(exact.up(exact.down(values)), values, atol=1e-3, rtol=1e-3)
     lost = (few.up(few.down(values)) - values).detach().square().mean((0, 1)).sum()
     others = values.var(0).mT.sort(0).values[:-2].mean(1).sum()  # the variances left out
     assert lost == pytest.approx(others.item(), rel=0.05)
-    values[..., 0] = 7.0  # a number that never changes
-    exact.fit_down(values)
-    exact.fit_up(exact.down(values), values)
-    torch.testing.assert_close(exact.up(exact.down(values)), values, atol=1e-2, rtol=1e-2)
 
 
 def test_a_student_fits_its_bottleneck_on_its_own_latents():
@@ -336,9 +391,10 @@ def test_a_codebook_is_not_fitted_on_fewer_words_than_it_has():
         vq.fit(Latents(torch.randn(7, M, D)))
 
 
-def test_what_codes_many_latents_together_cannot_hide_some():
+@pytest.mark.parametrize(("kind", "kwargs"), [("vq", {"n_blocks": 1}), ("transform", {})])
+def test_what_codes_many_latents_together_cannot_hide_some(kind, kwargs):
     with pytest.raises(CompressorError, match=r"codes several together; set compressor\.nested"):
-        small("vq", nested=True, bottleneck_kwargs={"n_blocks": 1})
+        small(kind, nested=True, bottleneck_kwargs=kwargs)
 
 
 def test_code_use_by_hand():
@@ -363,7 +419,9 @@ def test_code_use_by_hand():
         ("vq", {"n_blocks": -1}, "n_blocks is -1"),
         ("vq", {"n_codes": 3}, "this bottleneck has no such setting; it knows: codebook_size"),
         ("vib", {"width": 0}, "width is 0, expected at least 1"),
-        ("vqq", {}, "compressor.bottleneck 'vqq' is neither one of continuous, .* vq nor"),
+        ("transform", {"bits": 0}, f"bits is 0, expected 1 ... {16 * M * D}"),
+        ("transform", {"bits": 16 * M * D + 1}, "at most 16 for each number of 4 latents"),
+        ("vqq", {}, "compressor.bottleneck 'vqq' is neither one of continuous, .* transform nor"),
     ],
 )
 def test_impossible_bottlenecks_are_refused(kind, kwargs, message):
