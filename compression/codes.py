@@ -72,8 +72,9 @@ class FittedProjection(nn.Module):
     @torch.no_grad()
     def fit_down(self, values: Tensor) -> None:
         """Fit the way down on latents (N, M, D)."""
+        values = values.cpu().double()  # not every device has doubles
         mean = values.mean(0)
-        centred = (values - mean).transpose(0, 1).double()  # (M, N, D)
+        centred = (values - mean).transpose(0, 1)  # (M, N, D)
         axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(-1)  # the largest first
         self.mean.copy_(mean)
         self.to_code.copy_(axes[..., : self.to_code.shape[-1]])
@@ -81,7 +82,7 @@ class FittedProjection(nn.Module):
     @torch.no_grad()
     def fit_up(self, numbers: Tensor, values: Tensor) -> None:
         """Fit the way back from numbers (N, M, C), what `down` gives or made of it, to latents."""
-        numbers, values = numbers.double(), values.double()
+        numbers, values = numbers.cpu().double(), values.cpu().double()
         centre, mean = numbers.mean(0), values.mean(0)
         x, y = (numbers - centre).transpose(0, 1), (values - mean).transpose(0, 1)
         slope = torch.linalg.pinv(x.mT @ x, hermitian=True) @ (x.mT @ y)  # (M, C, D)

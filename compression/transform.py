@@ -57,7 +57,7 @@ class TransformCode(Bottleneck):
     @torch.no_grad()
     def fit(self, latents: Latents) -> None:
         """Fit components, their levels and the way back to latents (N, M, D)."""
-        values = latents.values.flatten(1).double()  # (N, M x D)
+        values = latents.values.flatten(1).cpu().double()  # (N, M x D)
         mean, width = values.mean(0), len(self.levels)
         centred = values - mean
         variances, axes = torch.linalg.eigh(centred.T @ centred / len(values))  # ascending
@@ -66,7 +66,7 @@ class TransformCode(Bottleneck):
         used = variances > 0
         self.mean.copy_(mean)
         self.to_code.copy_(axes * torch.where(used, variances, 1.0).rsqrt() * used)
-        code = self._rounded(latents.values.flatten(1).float()).double()
+        code = self._rounded(latents.values.flatten(1).float()).cpu().double()
         around = code - code.mean(0)
         back = torch.linalg.pinv(around.T @ around, hermitian=True) @ (around.T @ centred)
         self.from_code.copy_(back)
