@@ -70,14 +70,16 @@ class FittedProjection(nn.Module):
         return torch.einsum("bmc,mcd->bmd", numbers, self.from_code) + self.offset
 
     @torch.no_grad()
-    def fit_down(self, values: Tensor) -> None:
-        """Fit the way down on latents (N, M, D)."""
+    def fit_down(self, values: Tensor) -> Tensor:
+        """Fit the way down on latents (N, M, D); return the numbers' variances, (M, C)."""
         values = values.cpu().double()  # not every device has doubles
         mean = values.mean(0)
         centred = (values - mean).transpose(0, 1)  # (M, N, D)
-        axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(-1)  # the largest first
+        variances, axes = torch.linalg.eigh(centred.mT @ centred / len(values))  # ascending
+        width = self.to_code.shape[-1]
         self.mean.copy_(mean)
-        self.to_code.copy_(axes[..., : self.to_code.shape[-1]])
+        self.to_code.copy_(axes.flip(-1)[..., :width])
+        return variances.flip(-1)[..., :width].clamp_min(0)
 
     @torch.no_grad()
     def fit_up(self, numbers: Tensor, values: Tensor) -> None:

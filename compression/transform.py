@@ -6,9 +6,10 @@ import heapq
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compression.bottleneck import Bottleneck
+from compression.codes import FittedProjection
 from compression.compressor import CompressorError
 from compression.latents import Latents
 
@@ -44,10 +45,7 @@ class TransformCode(Bottleneck):
             )
         width = min(self.bits, size)
         self.register_buffer("levels", torch.ones(width))
-        self.mean = nn.Parameter(torch.zeros(size))
-        self.to_code = nn.Parameter(torch.zeros(size, width))
-        self.from_code = nn.Parameter(torch.zeros(width, size))
-        self.offset = nn.Parameter(torch.zeros(size))
+        self.code = FittedProjection(1, size, width)  # of all latents as one
 
     @classmethod
     def is_fitted(cls, kwargs: dict[str, Any]) -> bool:
@@ -57,32 +55,24 @@ class TransformCode(Bottleneck):
     @torch.no_grad()
     def fit(self, latents: Latents) -> None:
         """Fit components, their levels and the way back to latents (N, M, D)."""
-        values = latents.values.flatten(1).cpu().double()  # (N, M x D)
-        mean, width = values.mean(0), len(self.levels)
-        centred = values - mean
-        variances, axes = torch.linalg.eigh(centred.T @ centred / len(values))  # ascending
-        variances, axes = variances.flip(0)[:width].clamp_min(0), axes.flip(1)[:, :width]
+        values = latents.values.flatten(1)[:, None].float()  # (N, 1, M x D)
+        variances = self.code.fit_down(values)[0]
         self.levels.copy_(2.0 ** torch.tensor(allotted(variances.tolist(), self.bits)))
         used = variances > 0
-        self.mean.copy_(mean)
-        self.to_code.copy_(axes * torch.where(used, variances, 1.0).rsqrt() * used)
-        code = self._rounded(latents.values.flatten(1).float()).cpu().double()
-        around = code - code.mean(0)
-        back = torch.linalg.pinv(around.T @ around, hermitian=True) @ (around.T @ centred)
-        self.from_code.copy_(back)
-        self.offset.copy_(mean - code.mean(0) @ back)
+        scale = torch.where(used, variances, 1.0).rsqrt() * used
+        self.code.to_code.mul_(scale.to(self.code.to_code))
+        self.code.fit_up(self._rounded(values), values)
 
     def forward(self, latents: Latents) -> Latents:
         """Round the latents' components, and lead back."""
         with torch.autocast(latents.values.device.type, enabled=False):
-            code = self._rounded(latents.values.flatten(1).float())
-            sent = code @ self.from_code + self.offset
+            sent = self.code.up(self._rounded(latents.values.flatten(1)[:, None].float()))
         values = sent.to(latents.values).view_as(latents.values)
         return latents.replaced(values, bits=self.bits)
 
     def _rounded(self, values: Tensor) -> Tensor:
-        """Return the rounded components (B, C) of latents (B, M x D)."""
-        bounded = ((values - self.mean) @ self.to_code).tanh()
+        """Return the rounded components (B, 1, C) of latents (B, 1, M x D)."""
+        bounded = self.code.down(values).tanh()
         steps = self.levels - 1
         rounded = 2 * ((bounded + 1) / 2 * steps).round() / steps.clamp_min(1) - 1
         return (bounded + (rounded - bounded).detach()) * (steps > 0)

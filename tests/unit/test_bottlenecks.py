@@ -311,6 +311,17 @@ def test_a_codebook_is_fitted_to_what_latents_hold():
     assert torch.equal(again.decoded(found.codes), found.values)
 
 
+def test_a_fitted_codebook_of_words_gives_back_what_it_was_fitted_to():
+    vq = build("vq", codebook_size=8, width=7, n_blocks=1, fitted=True)
+    centres = torch.randn(8, M, D)
+    latents = Latents(centres[torch.randint(8, (512,))] + 0.001 * torch.randn(512, M, D))
+    vq.fit(latents)
+    after = vq.eval()(latents)
+    assert after.bits == 3
+    assert len(after.values.flatten(1).unique(dim=0)) == 8
+    torch.testing.assert_close(after.values, latents.values, atol=0.05, rtol=0.05)
+
+
 def test_transform_codes_send_as_many_values_as_their_bits_say():
     latents = latents_of_few_contents(8000)
     for bits in (3, 12, 60):
